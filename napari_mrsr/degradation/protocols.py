@@ -1,0 +1,211 @@
+"""How each paper makes a low-resolution volume: named protocols and the record of one degradation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from napari_mrsr.degradation import matrices
+from napari_mrsr.degradation.separable import SeparableOperator
+from napari_mrsr.errors import InputError
+from napari_mrsr.grid import Alignment, AxisSampling, SamplingGrid
+from napari_mrsr.intensity import intensity_range, require_content
+from napari_mrsr.volume import AXES, Volume, axis_index
+
+Pattern = Literal["3d", "in-plane", "through-plane"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way of making low-resolution volumes.
+
+    Attributes
+    ----------
+    name : str
+        Name in commands, cards and sidecars.
+    pattern : {"3d", "in-plane", "through-plane"}
+        Which axes lose resolution: all, the two in the slice plane, or the one across slices.
+    alignment : str
+        Where the coarse samples lie (see :class:`~napari_mrsr.grid.SamplingGrid`).
+    scales : tuple of int
+        Factors it is defined for.
+    matrix : callable
+        One-axis operator for an :class:`~napari_mrsr.grid.AxisSampling`.
+    summary : str
+        One line for help texts.
+    """
+
+    name: str
+    pattern: Pattern
+    alignment: Alignment
+    scales: tuple[int, ...]
+    matrix: Callable[[AxisSampling], NDArray[Any]]
+    summary: str
+
+    def scale_per_axis(self, scale: float, slice_axis: int) -> tuple[float, float, float]:
+        """Factor along R, A, S for slices stacked along `slice_axis`."""
+        x, y, z = (scale if self.pattern == "3d" or (axis == slice_axis) == (self.pattern == "through-plane") else 1.0 for axis in range(3))
+        return x, y, z
+
+    def operator(self, grid: SamplingGrid) -> SeparableOperator:
+        """Linear part of the degradation on a grid."""
+        return SeparableOperator(tuple(self.matrix(a) if s != 1 else None for a, s in zip(grid.axes, grid.scale, strict=True)))
+
+
+PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
+    {
+        p.name: p
+        for p in (
+            Protocol("gaussian", "3d", "edges", (2, 3, 4), matrices.gaussian_sampling, "3D Gaussian blur (sigma 1 voxel), then spacing r (CFTN)"),
+            Protocol("gaussian-zoom", "3d", "corners", (2, 3, 4), matrices.zoom_sampling, "the same through scipy's zoom, corner aligned (CFTN's table)"),
+            Protocol("kspace", "in-plane", "kspace", (2, 3, 4), matrices.kspace_sampling, "centre crop of k-space in each slice (DCAMSR, Cohf-T)"),
+            Protocol("slice-profile", "through-plane", "edges", tuple(range(2, 9)), matrices.slice_profile_sampling, "thick slices, Gaussian profile (TransMRSR)"),
+            Protocol("bicubic", "in-plane", "edges", (2, 3, 4), matrices.bicubic_sampling, "antialiased bicubic in each slice (FD-ViT)"),
+        )
+    }
+)
+
+
+def get_protocol(name: str) -> Protocol:
+    """Protocol of that name.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    try:
+        return PROTOCOLS[name]
+    except KeyError:
+        raise InputError(f"Unknown protocol {name!r}: use one of {', '.join(PROTOCOLS)}.") from None
+
+
+class Degradation(BaseModel):
+    """One degradation, as the command line, the sidecar file and the recipes write it.
+
+    Attributes
+    ----------
+    protocol : str
+        Name of a :class:`Protocol`.
+    scale : int
+        Factor r.
+    axis : {"R", "A", "S"} or None
+        Axis across slices; None takes the axis of coarsest spacing (ties: S).
+    noise : float
+        Rician noise in percent of the reference's ``mrsr-1`` range, 0 to 100.
+    seed : int
+        Seed of the noise.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    protocol: str = "gaussian"
+    scale: int = 2
+    axis: Literal["R", "A", "S"] | None = None
+    noise: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("axis", mode="before")
+    @classmethod
+    def _axis_letter(cls, value: Any) -> Any:
+        return AXES[axis_index(value)] if isinstance(value, str) else value
+
+    @classmethod
+    def create(cls, **options: Any) -> Degradation:
+        """Validated degradation.
+
+        Raises
+        ------
+        InputError
+            With one sentence naming the option that is wrong.
+        """
+        try:
+            degradation = cls(**options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"Degradation option {'.'.join(map(str, first['loc']))}: {first['msg']} (got {first.get('input')!r}).") from None
+        protocol = get_protocol(degradation.protocol)
+        if degradation.scale not in protocol.scales:
+            raise InputError(f"Protocol {protocol.name} is defined for factors {', '.join(map(str, protocol.scales))}, not {degradation.scale}.")
+        return degradation
+
+    def slice_axis(self, volume: Volume) -> int:
+        """Array axis across slices for a high-resolution volume."""
+        return axis_index(self.axis) if self.axis else volume.slice_axis()
+
+    def grid(self, shape: Sequence[int], slice_axis: int) -> SamplingGrid:
+        """Grid under a high-resolution volume of that shape."""
+        protocol = get_protocol(self.protocol)
+        return SamplingGrid.from_fine(shape, protocol.scale_per_axis(self.scale, slice_axis), protocol.alignment)
+
+
+def degrade(volume: Volume, degradation: Degradation) -> Volume:
+    """Make the low-resolution volume of a high-resolution one.
+
+    Parameters
+    ----------
+    volume : Volume
+        High-resolution volume in scanner units.
+    degradation : Degradation
+        Protocol, factor, axis, noise.
+
+    Returns
+    -------
+    Volume
+        float32, scanner units of the input, ``floor(N / r)`` samples per degraded axis, affine exact to the sub-voxel, with the
+        degradation in its record. Rician noise: ``sqrt((y + n1)^2 + n2^2)``, sigma = noise % of the reference's range (EVALUATION 3.3).
+
+    Raises
+    ------
+    InputError
+        If the volume is constant, or shorter than the factor along a degraded axis.
+    """
+    require_content(volume.data, volume.name)
+    protocol = get_protocol(degradation.protocol)
+    slice_axis = degradation.slice_axis(volume)
+    grid = degradation.grid(volume.shape, slice_axis)
+    coarse = protocol.operator(grid).forward(volume.data.astype(np.float32))
+    if np.iscomplexobj(coarse):
+        coarse = np.abs(coarse)
+    sigma = degradation.noise / 100 * intensity_range(volume.data) if degradation.noise else 0.0
+    if sigma:
+        coarse = add_rician_noise(coarse, sigma, np.random.default_rng(degradation.seed))
+    record = {
+        **degradation.model_dump(),
+        "axis": None if protocol.pattern == "3d" else AXES[slice_axis],
+        "noise_sigma": sigma,
+        "source": volume.name,
+        "source_shape": list(volume.shape),
+        "source_affine": volume.affine.tolist(),
+    }
+    name = f"{volume.name} {protocol.name} x{degradation.scale}"
+    return volume.replace(data=coarse.astype(np.float32), affine=grid.coarse_affine(volume.affine), name=name).with_record(degradation=record)
+
+
+def add_rician_noise(data: NDArray[Any], sigma: float, rng: np.random.Generator) -> NDArray[Any]:
+    """Magnitude of `data` plus complex Gaussian noise of standard deviation `sigma` per channel."""
+    real = data + sigma * rng.standard_normal(data.shape, dtype=np.float32)
+    imaginary = sigma * rng.standard_normal(data.shape, dtype=np.float32)
+    return np.hypot(real, imaginary)
+
+
+def recorded_degradation(volume: Volume) -> Degradation | None:
+    """Degradation that a volume's record names, or None where it has none.
+
+    Raises
+    ------
+    InputError
+        If the record is there but not readable.
+    """
+    entry = volume.record.get("degradation")
+    if entry is None:
+        return None
+    if not isinstance(entry, Mapping):
+        raise InputError(f"{volume.name}: the degradation in its sidecar file is not a table of options.")
+    return Degradation.create(**{k: v for k, v in entry.items() if k in Degradation.model_fields})

@@ -1,0 +1,1 @@
+"""Numbers and maps that say how good a result is."""

@@ -1,0 +1,19 @@
+"""Files to volumes and back, geometry and header facts kept."""
+
+from napari_mrsr.io.paths import require_readable, require_writable, write_whole
+from napari_mrsr.io.read import READABLE, read_volume
+from napari_mrsr.io.sidecar import read_sidecar, sidecar_path, write_json
+from napari_mrsr.io.write import WRITABLE, write_volume
+
+__all__ = [
+    "READABLE",
+    "WRITABLE",
+    "read_sidecar",
+    "read_volume",
+    "require_readable",
+    "require_writable",
+    "sidecar_path",
+    "write_json",
+    "write_volume",
+    "write_whole",
+]

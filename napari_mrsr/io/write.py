@@ -1,0 +1,103 @@
+"""Writing volumes whole or not at all, in the source's axis order with its header facts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_mrsr.errors import OutputError
+from napari_mrsr.io.paths import require_writable, split_suffix, write_whole
+from napari_mrsr.io.sidecar import sidecar_path, write_json
+from napari_mrsr.volume import Volume
+
+WRITABLE = (".nii.gz", ".nii", ".hdr", ".img", ".mgz", ".mgh")
+DESCRIPTION_BYTES = 79
+
+
+def write_volume(volume: Volume, path: str | os.PathLike[str], *, overwrite: bool = False, sidecar: bool = True, description: str = "") -> list[Path]:
+    """Write a volume.
+
+    Parameters
+    ----------
+    volume : Volume
+        Written as float32 in scanner units (integers and masks keep their type), in the axis order and flips of its source, header facts
+        (form codes, units, intent, database fields) kept from a NIfTI source.
+    path : path
+        ``.nii.gz``, ``.nii``, ``.hdr``/``.img``, ``.mgz`` or ``.mgh``.
+    overwrite : bool
+        Replace an existing file.
+    sidecar : bool
+        Also write the volume's record as JSON beside it, where it has one.
+    description : str
+        What was done; goes into the header's description field (79 bytes).
+
+    Returns
+    -------
+    list of Path
+        Files written.
+
+    Raises
+    ------
+    OutputError
+        If a file exists already, the format is unknown, or the folder or disk refuses.
+    """
+    path = Path(path).expanduser()
+    _, suffix = split_suffix(path, WRITABLE)
+    if not suffix:
+        raise OutputError(f"{path.name}: unknown image type; end the name in {', '.join(WRITABLE)}.")
+    array, affine = volume.to_storage()
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32, copy=False)
+    elif array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    record_path = sidecar_path(path) if sidecar and volume.record else None
+    if record_path is not None:
+        require_writable(record_path, overwrite)
+    make = _mgh if suffix in (".mgz", ".mgh") else _nifti
+    image = make(volume, np.ascontiguousarray(array), affine, suffix, description)
+    with write_whole(path, overwrite, need_bytes=array.nbytes + 2**16) as temporary:
+        nib.save(image, temporary)
+    written = [path]
+    if record_path is not None:
+        written.append(write_json({"napari_mrsr": dict(volume.record)}, record_path, overwrite))
+    return written
+
+
+def _nifti(volume: Volume, array: NDArray[Any], affine: NDArray[np.float64], suffix: str, description: str) -> Any:
+    source = volume.source.header
+    known = isinstance(source, nib.Nifti1Header)
+    kinds = {True: (nib.Nifti2Pair, nib.Nifti2Image), False: (nib.Nifti1Pair, nib.Nifti1Image)}[isinstance(source, nib.Nifti2Header)]
+    kind = kinds[0] if suffix in (".hdr", ".img") else kinds[1]
+    image = kind(array, affine)
+    header = image.header
+    sform_code, qform_code = 1, 1
+    if known:
+        sform_code = int(source["sform_code"]) or int(source["qform_code"]) or 1
+        qform_code = int(source["qform_code"]) or sform_code
+        for key in ("intent_code", "intent_p1", "intent_p2", "intent_p3", "intent_name", "aux_file"):
+            header[key] = source[key]
+        header.set_xyzt_units("mm", source.get_xyzt_units()[1])
+    else:
+        header.set_xyzt_units("mm")
+    image.set_sform(affine, sform_code)
+    image.set_qform(affine, qform_code)
+    if not np.allclose(image.get_qform(), affine, atol=1e-3):
+        image.set_qform(None, 0)  # a sheared affine has no quaternion; a wrong qform would mislead other viewers
+    text = description or (bytes(source["descrip"]).decode("latin-1").rstrip("\0") if known else "")
+    header["descrip"] = text.encode("ascii", "replace")[:DESCRIPTION_BYTES]
+    header["cal_min"] = header["cal_max"] = 0
+    return image
+
+
+def _mgh(volume: Volume, array: NDArray[Any], affine: NDArray[np.float64], suffix: str, description: str) -> Any:
+    if array.dtype not in (np.uint8, np.int16, np.int32, np.float32):
+        array = array.astype(np.float32)
+    header = volume.source.header.copy() if isinstance(volume.source.header, nib.freesurfer.MGHImage.header_class) else None
+    image = nib.MGHImage(array, affine, header)
+    image.set_data_dtype(array.dtype)
+    return image

@@ -1,0 +1,57 @@
+"""RCAN's channel attention and residual block in 3D, with the pooled statistics either global or local."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+
+class ChannelAttention(nn.Module):
+    """Gate each channel by a small network on its mean (RCAN; NETWORKS 1.2).
+
+    Parameters
+    ----------
+    channels : int
+    reduction : int
+        The hidden layer has ``channels // reduction`` filters.
+
+    Attributes
+    ----------
+    cell : int or None
+        None pools over the whole input, as published. An integer n pools over about (3 n)^3 voxels around each voxel (cells of n voxels,
+        3 x 3 x 3 of them, interpolated), which gives the mean a finite reach: tiles agree with the whole volume, and a network trained on
+        patches keeps seeing the statistics of patches.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        hidden = max(1, channels // reduction)
+        self.gate = nn.Sequential(nn.Conv3d(channels, hidden, 1), nn.ReLU(), nn.Conv3d(hidden, channels, 1), nn.Sigmoid())
+        self.cell: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gated input, same shape (B, C, X, Y, Z)."""
+        if self.cell is None or max(x.shape[2:]) <= 3 * self.cell:
+            gates: Tensor = self.gate(x.mean((2, 3, 4), keepdim=True))
+            return x * gates
+        cells = F.avg_pool3d(x, self.cell, ceil_mode=True, count_include_pad=False)
+        local = F.avg_pool3d(cells, 3, stride=1, padding=1, count_include_pad=False)
+        gates = self.gate(local)
+        size = [n * self.cell for n in cells.shape[2:]]
+        smooth = F.interpolate(gates, size=size, mode="trilinear", align_corners=False)
+        return x * smooth[:, :, : x.shape[2], : x.shape[3], : x.shape[4]]
+
+
+class RCAB(nn.Module):
+    """Residual channel attention block: conv3, ReLU, conv3, channel attention, plus the input (RCAN)."""
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv3d(channels, channels, 3, padding=1)
+        self.attention = ChannelAttention(channels, reduction)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape in and out, (B, C, X, Y, Z)."""
+        y: Tensor = self.attention(self.conv2(F.relu(self.conv1(x))))
+        return x + y

@@ -1,0 +1,47 @@
+"""Fixed resampling inside networks: cubic convolution and voxel shuffle."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from napari_mrsr.degradation.matrices import keys_kernel, kernel_matrix
+from napari_mrsr.degradation.separable import apply_along_axes
+from napari_mrsr.grid import AxisSampling
+
+
+@lru_cache(maxsize=64)
+def _cubic(size: int, scale: int, upward: bool) -> Tensor:
+    if upward:
+        positions = AxisSampling.from_coarse(size, scale, "edges").fine_positions()
+    else:
+        positions = AxisSampling.from_fine(size, scale, "edges").coarse_positions()
+    return torch.from_numpy(kernel_matrix(positions, size, keys_kernel, 2.0))
+
+
+def _resize(x: Tensor, scale: int, upward: bool) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        wide = x if x.dtype == torch.float64 else x.float()
+        matrices = [_cubic(n, scale, upward).to(wide) for n in x.shape[-3:]]
+        result: Tensor = apply_along_axes(wide, matrices)
+    return result.to(x.dtype)
+
+
+def cubic_upsample(x: Tensor, scale: int) -> Tensor:
+    """Separable cubic convolution (a = -0.5) by `scale`, voxel edges aligned; (..., X, Y, Z) to (..., rX, rY, rZ)."""
+    return _resize(x, scale, upward=True)
+
+
+def cubic_downsample(x: Tensor, scale: int) -> Tensor:
+    """Separable cubic convolution by 1 / `scale` without antialiasing, half-voxel centred; sizes must be multiples of `scale`."""
+    return _resize(x, scale, upward=False)
+
+
+def voxel_shuffle(x: Tensor, scale: int) -> Tensor:
+    """3D pixel shuffle: (B, C r^3, X, Y, Z) to (B, C, rX, rY, rZ), channel index ``c r^3 + i r^2 + j r + k`` (NETWORKS 1.2)."""
+    b, channels, *size = x.shape
+    r = scale
+    x = x.view(b, channels // r**3, r, r, r, *size).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.reshape(b, channels // r**3, *(n * r for n in size))

@@ -1,0 +1,250 @@
+"""The training loop: a generator of events over Lightning Fabric, resumable at any checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning_fabric
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from napari_mrsr.errors import InputError, RunError
+from napari_mrsr.evaluation.metrics import psnr
+from napari_mrsr.networks import create
+from napari_mrsr.networks.losses import PIXEL_LOSSES, ParameterNorm
+from napari_mrsr.training.checkpoint import load_checkpoint, save_checkpoint
+from napari_mrsr.training.data import PatchSampler, ValidationCase, check_split, find_volumes, load_volumes, validation_case
+from napari_mrsr.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class TrainingStarted:
+    """The data are read. `cubic` is the validation PSNR (dB, ``mrsr-1``) of cubic interpolation."""
+
+    parameters: int
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    first_step: int
+    cubic: float
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One optimiser step: loss terms, learning rate, seconds since the start of this call."""
+
+    step: int
+    losses: dict[str, float]
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ValidationDone:
+    """Validation PSNR in dB inside M (``mrsr-1``), the mean over volumes, of the averaged weights."""
+
+    step: int
+    psnr: float
+    best: bool
+
+
+@dataclass(frozen=True)
+class TrainingDone:
+    """Weights of the best validation."""
+
+    step: int
+    psnr: float
+    weights: dict[str, Tensor]
+    recipe: Recipe
+    minutes: float
+
+
+Event = TrainingStarted | StepDone | ValidationDone | TrainingDone
+
+
+def train(
+    recipe: Recipe, checkpoint: Path | None = None, resume: bool = False, cancelled: Callable[[], bool] = lambda: False, accelerator: str = "auto"
+) -> Iterator[Event]:
+    """Train a network.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    checkpoint : Path, optional
+        Where the state is kept, written at every validation.
+    resume : bool
+        Go on from `checkpoint`; the following losses equal those of a run that never stopped.
+    cancelled : callable
+        Asked between steps; the run then ends with the best weights so far.
+    accelerator : str
+        Fabric's accelerator: ``auto``, ``cpu``, ``cuda``, ``mps``.
+
+    Yields
+    ------
+    TrainingStarted, StepDone, ValidationDone, TrainingDone
+
+    Raises
+    ------
+    InputError
+        Before the first step, where data or recipe do not fit.
+    RunError
+        If the loss is no longer finite.
+    """
+    train_paths = find_volumes(recipe.data.root, recipe.data.train)
+    validation_paths = find_volumes(recipe.data.root, recipe.data.validation)
+    check_split(train_paths, validation_paths)
+    fabric = lightning_fabric.Fabric(accelerator=accelerator, devices=1)
+    trainer = _Trainer(recipe, fabric)
+    if resume:
+        if checkpoint is None:
+            raise InputError("Nothing to resume: give the checkpoint file.")
+        trainer.load(load_checkpoint(checkpoint))
+    sampler = PatchSampler(recipe, load_volumes(train_paths))
+    cases = [validation_case(v, recipe) for v in load_volumes(validation_paths)]
+    yield TrainingStarted(
+        sum(p.numel() for p in trainer.network.parameters()),
+        tuple(p.name for p in train_paths),
+        tuple(p.name for p in validation_paths),
+        trainer.step,
+        trainer.validate(cases, _cubic(recipe)),
+    )
+    started = time.perf_counter()
+    while trainer.step < recipe.steps and not cancelled():
+        losses = trainer.advance(sampler)
+        yield StepDone(trainer.step, losses, trainer.learning_rate, time.perf_counter() - started)
+        if trainer.step % recipe.validate_every == 0 or trainer.step == recipe.steps:
+            value = trainer.validate(cases, trainer.averaged)
+            best = trainer.keep_if_best(value)
+            trainer.seconds += time.perf_counter() - started
+            if checkpoint is not None:
+                save_checkpoint(trainer.state(), checkpoint)
+            trainer.seconds -= time.perf_counter() - started
+            yield ValidationDone(trainer.step, value, best)
+    trainer.seconds += time.perf_counter() - started
+    yield TrainingDone(trainer.step, trainer.best_psnr, trainer.best, recipe, trainer.seconds / 60)
+
+
+class _Trainer:
+    """Everything that changes during training."""
+
+    def __init__(self, recipe: Recipe, fabric: lightning_fabric.Fabric) -> None:
+        self.recipe, self.fabric = recipe, fabric
+        torch.manual_seed(recipe.seed)
+        self.network = create(recipe.network.name, recipe.network.scale, **recipe.network.options).to(memory_format=torch.channels_last_3d)
+        self.averaged = create(recipe.network.name, recipe.network.scale, **recipe.network.options).to(memory_format=torch.channels_last_3d)
+        self.averaged.load_state_dict(self.network.state_dict())
+        self.averaged.requires_grad_(False).eval().to(fabric.device)
+        options = recipe.optimiser
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.name]
+        optimiser = kind(self.network.parameters(), lr=options.learning_rate, betas=options.betas, weight_decay=options.weight_decay)
+        self.model, self.optimiser = fabric.setup(self.network, optimiser)
+        self.pixel_loss: nn.Module = PIXEL_LOSSES[recipe.loss.pixel]()
+        self.parameter_norm = ParameterNorm(recipe.loss.parameter_norm) if recipe.loss.parameter_norm else None
+        self.step = 0
+        self.seconds = 0.0
+        self.best_psnr = -math.inf
+        self.best = _copy(self.averaged)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the step to come."""
+        o, step = self.recipe.optimiser, self.step
+        if step < o.warmup:
+            return o.learning_rate * (step + 1) / o.warmup
+        if o.schedule == "constant":
+            return o.learning_rate
+        progress = (step - o.warmup) / max(1, self.recipe.steps - o.warmup)
+        return o.learning_rate * (o.final_fraction + (1 - o.final_fraction) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+    def advance(self, sampler: PatchSampler) -> dict[str, float]:
+        """One optimiser step."""
+        pair = sampler.batch(self.step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate
+        device = self.fabric.device
+        output = self.model(pair.lr.to(device), noise_level=pair.noise_level.to(device))
+        losses = {self.recipe.loss.pixel: self.pixel_loss(output, pair.hr.to(device))}
+        if self.parameter_norm is not None:
+            losses["parameter norm"] = self.parameter_norm(self.network.parameters())
+        total = torch.stack(list(losses.values())).sum()
+        if not torch.isfinite(total):
+            raise RunError(f"The loss is no longer finite at step {self.step}; the best weights so far are kept. Lower the learning rate.")
+        self.optimiser.zero_grad()
+        self.fabric.backward(total)
+        if self.recipe.optimiser.clip:
+            self.fabric.clip_gradients(self.model, self.optimiser, max_norm=self.recipe.optimiser.clip)
+        self.optimiser.step()
+        self.step += 1
+        self._average()
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # The first steps average less, or the untrained weights would linger.
+        decay = min(self.recipe.optimiser.ema, self.step / (self.step + 10))
+        for mean, current in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
+            mean.lerp_(current.detach(), 1 - decay)
+
+    def validate(self, cases: list[ValidationCase], model: Callable[..., Tensor]) -> float:
+        """Mean PSNR inside M over the validation blocks."""
+        values = []
+        with torch.inference_mode():
+            for case in cases:
+                output: NDArray[Any] = model(case.lr.to(self.fabric.device)).float().cpu().numpy()[0, 0]
+                values.append(psnr(case.hr, output, case.data_range, case.mask))
+        return float(np.mean(values))
+
+    def keep_if_best(self, value: float) -> bool:
+        """Remember the averaged weights if they validate best."""
+        if value <= self.best_psnr:
+            return False
+        self.best_psnr, self.best = value, _copy(self.averaged)
+        return True
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs; patches and noise follow from the seed and the step."""
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe_hash": self.recipe.hash,
+            "step": self.step,
+            "seconds": self.seconds,
+            "best_psnr": self.best_psnr,
+            "best": self.best,
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over a saved state.
+
+        Raises
+        ------
+        InputError
+            If it belongs to another recipe.
+        """
+        if state["recipe_hash"] != self.recipe.hash:
+            raise InputError("The checkpoint was made with another recipe; resume with the same recipe or start anew.")
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.seconds, self.best_psnr, self.best = state["step"], state["seconds"], state["best_psnr"], state["best"]
+        torch.set_rng_state(state["rng"])
+
+
+def _copy(network: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().cpu().clone().contiguous() for k, v in network.state_dict().items()}
+
+
+def _cubic(recipe: Recipe) -> Callable[..., Tensor]:
+    return create("cubic", recipe.network.scale, protocol=recipe.degradation.protocol)
+
+
+__all__ = ["Event", "StepDone", "TrainingDone", "TrainingStarted", "ValidationDone", "train"]

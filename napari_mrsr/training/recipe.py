@@ -1,0 +1,161 @@
+"""A training run described once: YAML file, command line flags, dock form and record in the checkpoint are this model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from napari_mrsr.degradation import Degradation
+from napari_mrsr.errors import InputError
+from napari_mrsr.io import require_readable
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NetworkPart(_Part):
+    """Which network, built how."""
+
+    name: str
+    scale: Count = 2
+    options: dict[str, Any] = {}
+
+
+class DataPart(_Part):
+    """Which volumes; folders and patterns are relative to `root`."""
+
+    root: str = "."
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    licences: dict[str, str] = {}
+
+
+class PatchPart(_Part):
+    """What one step sees: patches of `size` LR voxels, `batch` of them, lying where at least `foreground` of the voxels are tissue."""
+
+    size: Count = 26
+    batch: Count = 16
+    margin: Count = 8
+    foreground: Fraction = 0.25
+
+
+class AugmentationPart(_Part):
+    """Variations of the HR patch before it is degraded, and of the LR patch after it.
+
+    Noise is Rician, 0 to `noise` percent of the volume's range with probability `noise_probability`, its level told to the network.
+    """
+
+    flips: bool = True
+    turns: bool = True
+    contrast_probability: Fraction = 0.0
+    contrast_gamma: tuple[Positive, Positive] = (0.6, 1.6)
+    bias_probability: Fraction = 0.0
+    intensity: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    noise: Annotated[float, Field(ge=0, le=20)] = 0.0
+    noise_probability: Fraction = 0.5
+
+
+class OptimiserPart(_Part):
+    """Optimiser, schedule, averaging."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    learning_rate: Positive = 1e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: Annotated[int, Field(ge=0)] = 0
+    final_fraction: Fraction = 0.01
+    clip: Annotated[float, Field(ge=0)] = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class LossPart(_Part):
+    """Pixel loss and CFTN's parameter norm (0 leaves it out)."""
+
+    pixel: Literal["l1", "mse", "charbonnier"] = "l1"
+    parameter_norm: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Recipe(_Part):
+    """A training run.
+
+    Attributes
+    ----------
+    name : str
+        Name of the resulting model.
+    network, degradation, data, patches, augmentation, optimiser, loss
+        See the parts.
+    steps : int
+        Optimiser steps.
+    validate_every : int
+        Steps between validations (and checkpoints).
+    validation_crop : int
+        Edge in LR voxels of the central block validated per volume.
+    seed : int
+        Of weights, patches and noise.
+    """
+
+    name: str
+    network: NetworkPart
+    degradation: Degradation
+    data: DataPart
+    patches: PatchPart = PatchPart()
+    augmentation: AugmentationPart = AugmentationPart()
+    optimiser: OptimiserPart = OptimiserPart()
+    loss: LossPart = LossPart()
+    steps: Count = 1000
+    validate_every: Count = 100
+    validation_crop: Count = 48
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def hash(self) -> str:
+        """First 12 hex digits of the sha256 of all values except where the data lie."""
+        values = self.model_dump(mode="json")
+        values["data"].pop("root")
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def load_recipe(path: str | os.PathLike[str], **changes: Any) -> Recipe:
+    """Read a YAML recipe.
+
+    Parameters
+    ----------
+    path : path
+        YAML file.
+    **changes
+        Top-level values that replace the file's; ``root`` replaces ``data.root``.
+
+    Raises
+    ------
+    InputError
+        Naming the file and the field that is wrong.
+    """
+    path = require_readable(path)
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} is not a YAML file: {str(error).splitlines()[0]}.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path.name} is not a recipe: a table of options is needed.")
+    root = changes.pop("root", None)
+    content.update({k: v for k, v in changes.items() if v is not None})
+    if root is not None and isinstance(content.get("data"), dict):
+        content["data"]["root"] = str(root)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(p) for p in first["loc"])
+        raise InputError(f"{path.name}, field {field}: {first['msg'].rstrip('.')}.") from None
