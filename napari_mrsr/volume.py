@@ -240,6 +240,8 @@ def check_affine(affine: ArrayLike, name: str) -> NDArray[np.float64]:
     matrix = np.array(affine, dtype=np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         raise InputError(f"{name}: the voxel-to-world matrix is not a finite 4x4 matrix; repair the header's sform or qform.")
+    if not np.allclose(matrix[3], (0, 0, 0, 1)):
+        raise InputError(f"{name}: the last row of the voxel-to-world matrix is {matrix[3].tolist()}, it must be [0, 0, 0, 1].")
     sizes = np.linalg.norm(matrix[:3, :3], axis=0)
     if (sizes <= 0).any() or abs(np.linalg.det(matrix[:3, :3])) < 1e-6 * sizes.prod():
         raise InputError(f"{name}: the voxel-to-world matrix is singular (voxel axes missing or parallel); repair the header's sform or qform.")

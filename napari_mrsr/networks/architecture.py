@@ -38,10 +38,14 @@ class Architecture:
         LR lattice to which tile starts are anchored, so that windows inside the network fall on the same voxels in every tile.
     halo : callable
         ``halo(module)``: margin in LR voxels beyond which the input provably or practically has no influence (see the module's docstring).
+    bytes_per_voxel : callable
+        ``bytes_per_voxel(module)``: peak memory per LR voxel of a tile, or per SR voxel where the tiling is ``whole``.
     normalization : {"range", "none"}
         ``range``: LR is divided by its ``mrsr-1`` range, the result multiplied back. ``none``: scanner units go in.
     global_statistics : bool
         Whether the network as published pools over its whole input.
+    window : int or None
+        LR voxels of the windows that replace its global statistics on volumes larger than a training patch (``set_windows``).
     pre_interpolated : bool
         Whether the input is first brought to the fine grid.
     maps : tuple of str
@@ -59,7 +63,9 @@ class Architecture:
     tiling: Literal["halo", "whole"] = "halo"
     size_multiple: int = 1
     halo: Callable[[Any], int] = lambda _module: 0
+    bytes_per_voxel: Callable[[Any], int] = lambda _module: 32
     normalization: Literal["range", "none"] = "range"
     global_statistics: bool = False
+    window: int | None = None
     pre_interpolated: bool = False
     maps: tuple[str, ...] = ()

@@ -26,6 +26,9 @@ PAPER = "CFTN: 3D cross-scale feature transformer network for brain MR image sup
 WINDOW = 8
 """LR voxels to which inference windows (attention blocks, pooling cells) are anchored; three of them span about a training patch."""
 
+NOISE_GAIN = 20.0
+"""Brings noise levels of some percent of the range to the magnitude of the image itself."""
+
 Match = Literal["literal", "cosine10"]
 Fold = Literal["sum", "mean"]
 
@@ -130,6 +133,11 @@ def _same_padding(size: Sequence[int], patch: int, stride: int) -> tuple[list[in
     return left, [pad for t, n in zip(reversed(totals), reversed(left), strict=True) for pad in (n, t - n)]
 
 
+def _zero(layer: nn.Conv3d) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+
 class MFEM(nn.Module):
     """Mutual-projection feature enhancement module (eq. 4, 5).
 
@@ -151,6 +159,23 @@ class MFEM(nn.Module):
         )
         if prelu:  # CSNLN follows each embedding with one too
             self.cst.embed_v, self.cst.embed_q, self.cst.embed_k = (activated(e) for e in (self.cst.embed_v, self.cst.embed_q, self.cst.embed_k))  # type: ignore[assignment]
+
+    @torch.no_grad()
+    def pass_through(self) -> None:
+        """Set weights so that X' is X and Y' its linear interpolation; a little noise of the default start stays."""
+        r = self.cst.scale
+        taps = torch.arange(3 * r, dtype=torch.float32)
+        linear = (1 - (taps - r - (r - 1) / 2).abs() / r).clamp_min(0)
+        box = ((taps >= r) & (taps < 2 * r)).float() / r
+        delta = torch.tensor([0.0, 1.0, 0.0])
+        layers = [m for m in (*self.up.modules(), *self.down.modules()) if isinstance(m, (nn.Conv3d, nn.ConvTranspose3d))]
+        for layer, tap in zip(layers, (linear, box, delta), strict=True):
+            kernel = tap[:, None, None] * tap[:, None] * tap
+            layer.weight.mul_(0.1).add_(torch.eye(layer.in_channels)[:, :, None, None, None] * kernel)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        for module in self.cst.embed_v.modules():
+            if isinstance(module, nn.Conv3d):
+                _zero(module)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (Y', X')."""
@@ -198,8 +223,9 @@ class CFTN(nn.Module):
         Of the first LeakyReLU.
     noise_channel : bool
         Take the noise level as a second input channel. Off in the paper.
-    zero_init_tail : bool
-        Start as plain cubic interpolation. Off in the paper.
+    init : {"default", "residual"}
+        Framework defaults, or a start as plain cubic interpolation with MFEMs that pass their input through (bilinear up, mean down,
+        silent CST), which trains several times faster.
     """
 
     def __init__(
@@ -218,7 +244,7 @@ class CFTN(nn.Module):
         fold: Fold = "sum",
         slope: float = 0.2,
         noise_channel: bool = False,
-        zero_init_tail: bool = False,
+        init: Literal["default", "residual"] = "default",
     ) -> None:
         super().__init__()
         self.scale, self.slope, self.noise_channel = scale, slope, noise_channel
@@ -234,9 +260,10 @@ class CFTN(nn.Module):
         self.subpixel = nn.Conv3d(channels, channels * scale**3, 3, padding=1)
         self.safm = SAFM() if safm and after else None
         self.tail = nn.Conv3d(channels, 1, 3, padding=1)
-        if zero_init_tail:
-            nn.init.zeros_(self.tail.weight)
-            nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]
+        if init == "residual":
+            _zero(self.tail)
+            for module in self.mfems.values():
+                module.pass_through()  # type: ignore[operator]
 
     def forward(self, lr: Tensor, reference: Tensor | None = None, noise_level: Tensor | float | None = None) -> Tensor:
         """Super-resolve.
@@ -257,7 +284,7 @@ class CFTN(nn.Module):
         x = lr
         if self.noise_channel:
             level = torch.as_tensor(0.0 if noise_level is None else noise_level, dtype=lr.dtype, device=lr.device)
-            x = torch.cat([lr, level.expand_as(lr)], 1)
+            x = torch.cat([lr, NOISE_GAIN * level.expand_as(lr)], 1)
         x = F.leaky_relu(self.head(x), self.slope)
         features: list[Tensor] = []
         enhanced: Tensor | None = None
@@ -275,6 +302,11 @@ class CFTN(nn.Module):
             y = self.safm(y)
         out: Tensor = cubic_upsample(lr, self.scale) + self.tail(y)
         return out
+
+    def bytes_per_voxel(self) -> int:
+        """Peak inference memory per LR voxel: kept features, their concatenation, and about five HR feature maps, in float32."""
+        channels, maps = self.tail.in_channels, self.fuse.in_channels // self.tail.in_channels
+        return 4 * channels * (2 * maps + 4 + 5 * self.scale**3)
 
     def set_windows(self, window: int | None) -> None:
         """Pool and attend over windows anchored to multiples of `window` LR voxels (None: over the whole input, as published)."""
@@ -295,7 +327,9 @@ ARCHITECTURES = MappingProxyType(
             scales=(2, 3, 4),
             size_multiple=WINDOW,
             halo=lambda _module: 3 * WINDOW,
+            bytes_per_voxel=CFTN.bytes_per_voxel,
             global_statistics=True,
+            window=WINDOW,
             maps=("safm",),
         )
     }

@@ -33,11 +33,12 @@ class NetworkPart(_Part):
 
 
 class DataPart(_Part):
-    """Which volumes; folders and patterns are relative to `root`."""
+    """Which volumes; folders and patterns are relative to `root`. Contrasts and licences (by person) go into the card."""
 
     root: str = "."
     train: tuple[str, ...]
     validation: tuple[str, ...]
+    contrasts: tuple[str, ...] = ()
     licences: dict[str, str] = {}
 
 
@@ -94,6 +95,8 @@ class Recipe(_Part):
     ----------
     name : str
         Name of the resulting model.
+    summary : str
+        One line for its card.
     network, degradation, data, patches, augmentation, optimiser, loss
         See the parts.
     steps : int
@@ -107,6 +110,7 @@ class Recipe(_Part):
     """
 
     name: str
+    summary: str = ""
     network: NetworkPart
     degradation: Degradation
     data: DataPart
@@ -121,9 +125,8 @@ class Recipe(_Part):
 
     @property
     def hash(self) -> str:
-        """First 12 hex digits of the sha256 of all values except where the data lie."""
-        values = self.model_dump(mode="json")
-        values["data"].pop("root")
+        """First 12 hex digits of the sha256 of all values that change the weights."""
+        values = self.model_dump(mode="json", exclude={"summary": True, "data": {"root", "contrasts"}})
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -1,0 +1,89 @@
+"""Everything one comparison leaves behind, as files: volumes, maps, metrics, figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from napari_mrsr.errors import OutputError
+from napari_mrsr.evaluation import Comparison, error_map, gradient_map
+from napari_mrsr.figures.comparison import comparison_figure
+from napari_mrsr.figures.save import save_figure
+from napari_mrsr.io import require_writable, write_json, write_volume, write_whole
+from napari_mrsr.volume import Volume
+
+ERROR_FILES = ("signed", "absolute", "squared")
+
+
+def file_stem(name: str) -> str:
+    """Name of a volume as part of a file name."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+
+
+def make_folder(path: str | Path) -> Path:
+    """Create a folder for results.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be made.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder {folder} cannot be created: {error.strerror}.") from None
+    return folder
+
+
+def write_maps(reference: Volume, candidates: Sequence[Volume], folder: str | Path, overwrite: bool = False) -> list[Path]:
+    """Write error maps of each candidate and gradient maps of all images as NIfTI.
+
+    Returns
+    -------
+    list of Path
+        Files written: ``NAME_error-signed``, ``-absolute``, ``-squared``, ``NAME_gradient`` (physical) and ``NAME_gradient-cohft``.
+    """
+    folder = make_folder(folder)
+    maps: dict[str, Volume] = {}
+    for candidate in candidates:
+        for kind in ERROR_FILES:
+            maps[f"{file_stem(candidate.name)}_error-{kind}"] = error_map(reference, candidate, kind)  # type: ignore[arg-type]
+    for volume in (reference, *candidates):
+        maps[f"{file_stem(volume.name)}_gradient"] = gradient_map(volume)
+        maps[f"{file_stem(volume.name)}_gradient-cohft"] = gradient_map(volume, "cohft")
+    paths = {folder / f"{name}.nii.gz": volume for name, volume in maps.items()}
+    for path in paths:
+        require_writable(path, overwrite)
+    return [file for path, volume in paths.items() for file in write_volume(volume, path, overwrite=overwrite, sidecar=False, description=volume.name)]
+
+
+def write_metrics(comparison: Comparison, stem: str | Path, overwrite: bool = False) -> list[Path]:
+    """Write the scores as ``STEM.json`` and ``STEM.csv``; every row of the table names convention, mask and range."""
+    path = Path(stem)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["name", "psnr_db", "ssim", "nmse", "mae", "psnr_box_db", "resampled", "convention", "mask", "data_range", "region"])
+    for r in comparison.results:
+        row = [r.name, f"{r.psnr:.3f}", f"{r.ssim:.5f}", f"{r.nmse:.6f}", f"{r.mae:.4f}", f"{r.psnr_box:.3f}", r.resampled]
+        writer.writerow([*row, comparison.convention, comparison.mask, f"{comparison.data_range:.6g}", comparison.region.description])
+    csv_path = require_writable(path.with_suffix(".csv"), overwrite)
+    json_path = write_json(comparison.model_dump(mode="json"), path.with_suffix(".json"), overwrite)
+    with write_whole(csv_path, overwrite) as temporary:
+        temporary.write_text(table.getvalue(), encoding="utf-8")
+    return [csv_path, json_path]
+
+
+def write_report(lr: Volume, candidates: Sequence[Volume], reference: Volume, comparison: Comparison, folder: str | Path) -> list[Path]:
+    """Write a whole comparison: LR and candidates as NIfTI, maps, metrics, figure (PNG and PDF)."""
+    folder = make_folder(folder)
+    written: list[Path] = []
+    for volume in (lr, *candidates):
+        written += write_volume(volume, folder / f"{file_stem(volume.name)}.nii.gz", description=f"napari-mrsr {volume.name}")
+    written += write_maps(reference, candidates, folder / "maps")
+    written += write_metrics(comparison, folder / "metrics")
+    figure = comparison_figure(lr, candidates, reference, comparison=comparison)
+    written += [save_figure(figure, folder / f"figure{suffix}") for suffix in (".png", ".pdf")]
+    return written

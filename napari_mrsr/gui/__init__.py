@@ -1,0 +1,1 @@
+"""napari on top of the library: readers, writers, sample data, docks."""

@@ -1,0 +1,25 @@
+"""The demonstration in a window: ``python -m napari_mrsr.gui.demo [MODEL]``."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(model: str = "cftn-x2") -> None:
+    """Open napari with the sample pair and both docks, and run the model on it."""
+    import napari
+
+    from napari_mrsr.gui.super_resolve_dock import SuperResolveDock
+
+    viewer = napari.Viewer(title="napari-mrsr")
+    viewer.open_sample("napari-mrsr", "arc2017-t1-pair")
+    viewer.window.add_plugin_dock_widget("napari-mrsr", "Make low-resolution")
+    _, dock = viewer.window.add_plugin_dock_widget("napari-mrsr", "Super-resolve", tabify=True)
+    assert isinstance(dock, SuperResolveDock)
+    dock.models.setCurrentText(model)
+    dock.run_button.click()
+    napari.run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])

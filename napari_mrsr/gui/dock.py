@@ -1,0 +1,84 @@
+"""What all docks share: a scrollable column, notifications, background work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from napari.qt.threading import create_worker
+from napari.utils.notifications import show_error
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
+
+from napari_mrsr.errors import MrsrError
+from napari_mrsr.gui.session import Session
+
+
+class Dock(QScrollArea):
+    """Base of the docks: a column of widgets over the session of a viewer."""
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.session = Session.of(viewer)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setMinimumWidth(300)
+        inner = QWidget()
+        self.column = QVBoxLayout(inner)
+        self.column.setContentsMargins(8, 8, 8, 8)
+        self.setWidget(inner)
+
+    def guarded(self, action: Callable[[], None]) -> Callable[..., None]:
+        """`action` with expected errors shown as one sentence instead of a traceback."""
+
+        def run(*_: Any) -> None:
+            try:
+                action()
+            except MrsrError as error:
+                self.report(str(error))
+
+        return run
+
+    def report(self, sentence: str) -> None:
+        """Show a problem to the user."""
+        show_error(sentence)
+
+
+def in_background(function: Callable[..., Any], *args: Any, done: Callable[[Any], None], failed: Callable[[str], None]) -> None:
+    """Run a function away from the GUI thread.
+
+    Parameters
+    ----------
+    function, *args
+        What to compute.
+    done : callable
+        Gets the result, on the GUI thread.
+    failed : callable
+        Gets one sentence, on the GUI thread.
+    """
+
+    def attempt() -> tuple[Any, str]:
+        # Errors travel as values: superqt swallows some exception types of aborted workers.
+        try:
+            return function(*args), ""
+        except MrsrError as error:
+            return None, str(error)
+        except Exception as error:  # noqa: BLE001 - shown to the user, never lost
+            return None, f"Unexpected {type(error).__name__}: {error}"
+
+    def deliver(outcome: tuple[Any, str]) -> None:
+        result, problem = outcome
+        failed(problem) if problem else done(result)
+
+    create_worker(attempt, _connect={"returned": deliver}, _start_thread=True)
+
+
+def note(text: str = "", name: str = "") -> QLabel:
+    """Word-wrapped label whose text can be selected."""
+    label = QLabel(text)
+    label.setObjectName(name)
+    label.setWordWrap(True)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    return label

@@ -1,0 +1,64 @@
+"""napari's reader: files to image layers with exact geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from napari_mrsr.errors import MrsrError, SeveralVolumesError
+from napari_mrsr.io import READABLE, read_volume
+
+NOTHING: list[tuple[Any, ...]] = [(None,)]
+"""What napari takes for "read, but there is no layer"."""
+
+
+def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[tuple[Any, ...]]] | None:
+    """Reader for `path`, or None where a file is not one of ours (npe2 reader contribution)."""
+    paths = [path] if isinstance(path, str) else list(path)
+    return read if paths and all(p.lower().endswith(READABLE) for p in paths) else None
+
+
+def read(path: str | Sequence[str]) -> list[tuple[Any, ...]]:
+    """Layer data tuples of one or more files; what cannot be read is said in a notification."""
+    from napari.utils.notifications import show_error
+
+    layers = []
+    for one in [path] if isinstance(path, str) else path:
+        try:
+            layers.append(_read_one(one))
+        except MrsrError as error:
+            show_error(str(error))
+    found = [layer for layer in layers if layer is not None]
+    if found:
+        _face_new_viewer()
+    return found or NOTHING
+
+
+def _read_one(path: str) -> tuple[Any, ...] | None:
+    from napari_mrsr.gui.layers import volume_to_layer
+
+    try:
+        return volume_to_layer(read_volume(path))
+    except SeveralVolumesError as error:
+        index = _ask_index(path, error.count)
+        return None if index is None else volume_to_layer(read_volume(path, index))
+
+
+def _ask_index(path: str, count: int) -> int | None:
+    from qtpy.QtWidgets import QInputDialog
+
+    index, chosen = QInputDialog.getInt(None, "Several volumes", f"{Path(path).name} holds {count} volumes. Open number:", 0, 0, count - 1)
+    return index if chosen else None
+
+
+def _face_new_viewer() -> None:
+    """The first volume of an empty viewer is shown axially; later ones leave the view alone."""
+    import napari
+    from qtpy.QtCore import QTimer
+
+    from napari_mrsr.gui.layers import face_axial
+
+    viewer = napari.current_viewer()
+    if viewer is not None and not viewer.layers:
+        QTimer.singleShot(0, lambda: face_axial(viewer) if len(viewer.layers) else None)

@@ -1,0 +1,38 @@
+"""What a run reports while it works; small, frozen, ready for JSON except for the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from napari_mrsr.volume import Volume
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """The plan in one line, the device, the number of tiles, what the user should know first."""
+
+    plan: str
+    device: str
+    tiles: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Share of the work done (0 to 1), seconds left (None until it can be told), tiles done."""
+
+    fraction: float
+    seconds_left: float | None
+    tile: int
+    tiles: int
+
+
+@dataclass(frozen=True)
+class RunDone:
+    """The super-resolved volume and the seconds it took."""
+
+    volume: Volume
+    seconds: float
+
+
+Event = RunStarted | Progress | RunDone

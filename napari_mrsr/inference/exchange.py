@@ -1,0 +1,51 @@
+"""Passing volumes between two processes: arrays in memory-mapped files, everything else as JSON.
+
+A mapped file in ``/dev/shm`` is shared memory, works the same on every system where it is not, and one process (the owner of the folder)
+cleans up whatever happens to the other.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+from napari_mrsr.volume import Volume
+
+
+def exchange_folder() -> Path:
+    """New private folder, in memory where the system has such a place."""
+    fast = Path("/dev/shm")  # noqa: S108
+    return Path(tempfile.mkdtemp(prefix="napari-mrsr-", dir=fast if fast.is_dir() and os.access(fast, os.W_OK) else None))
+
+
+def put_volume(volume: Volume, folder: Path) -> dict[str, Any]:
+    """Copy a volume into shared memory; the returned description is JSON-ready."""
+    path = folder / f"{uuid4().hex}.raw"
+    data = volume.data
+    shared = np.memmap(path, dtype=data.dtype, mode="w+", shape=data.shape)
+    shared[...] = data
+    shared.flush()
+    return {
+        "path": str(path),
+        "dtype": data.dtype.str,
+        "shape": list(data.shape),
+        "affine": volume.affine.tolist(),
+        "name": volume.name,
+        "record": dict(volume.record),
+    }
+
+
+def take_volume(description: dict[str, Any]) -> Volume:
+    """Volume of a description; its data stay valid until dropped, the file is not needed any more afterwards (POSIX) or is left (Windows)."""
+    shared = np.memmap(description["path"], dtype=description["dtype"], mode="r", shape=tuple(description["shape"]))
+    try:
+        os.unlink(description["path"])
+        data: Any = shared
+    except OSError:  # Windows keeps mapped files
+        data = np.array(shared)
+    return Volume(data, np.array(description["affine"]), name=description["name"], record=description["record"])

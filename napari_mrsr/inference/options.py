@@ -1,0 +1,203 @@
+"""One run described once: command line flags, dock form, worker message and provenance record are this model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from napari_mrsr.degradation import Protocol, get_protocol, recorded_degradation
+from napari_mrsr.errors import InputError
+from napari_mrsr.grid import SamplingGrid, lattice_offset
+from napari_mrsr.intensity import estimate_noise, foreground_mask, intensity_range, require_content
+from napari_mrsr.volume import AXES, Box, Volume, axis_index
+from napari_mrsr.zoo import Card, get_card
+
+MIN_SIZE = 4
+"""Fewest LR voxels along a degraded axis that a run accepts."""
+FAR = 1.25
+"""A voxel edge outside the trained range by more than this factor is far from what the network knows."""
+
+
+class RunOptions(BaseModel):
+    """Options of one super-resolution run.
+
+    Attributes
+    ----------
+    model : str
+        Name in the model list.
+    scale : int or None
+        Factor; None takes the model's, else the sidecar's, else 2.
+    protocol : str or None
+        How the input was degraded; None takes the sidecar's, else the model's.
+    axis : {"R", "A", "S"} or None
+        Axis across slices; None takes the sidecar's, else the axis of coarsest spacing.
+    noise : float or None
+        Noise in percent of the input's range; None takes the sidecar's, else estimates it.
+    roi : six floats or None
+        Region in mm: x0, y0, z0, x1, y1, z1.
+    device : str
+        auto, cpu, cuda, cuda:1, mps.
+    tile : int or None
+        Largest tile edge in LR voxels; None lets the planner choose.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = "cftn-x2"
+    scale: Annotated[int, Field(ge=2, le=8)] | None = None
+    protocol: str | None = None
+    axis: Literal["R", "A", "S"] | None = None
+    noise: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    roi: tuple[float, float, float, float, float, float] | None = None
+    device: str = "auto"
+    tile: Annotated[int, Field(ge=8)] | None = None
+
+    @field_validator("axis", mode="before")
+    @classmethod
+    def _axis_letter(cls, value: Any) -> Any:
+        return AXES[axis_index(value)] if isinstance(value, str) else value
+
+    @classmethod
+    def create(cls, **options: Any) -> RunOptions:
+        """Validated options.
+
+        Raises
+        ------
+        InputError
+            With one sentence naming the option that is wrong.
+        """
+        try:
+            return cls(**options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"Option {'.'.join(map(str, first['loc'][:1]))}: {first['msg']} (got {first.get('input')!r}).") from None
+
+    @property
+    def box(self) -> Box | None:
+        """Region of interest."""
+        if self.roi is None:
+            return None
+        corners = np.array(self.roi).reshape(2, 3)
+        return Box(tuple(corners.min(0)), tuple(corners.max(0)))
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run whose open questions are answered.
+
+    Attributes
+    ----------
+    card, protocol : Card, Protocol
+    scale, slice_axis : int
+    grid : SamplingGrid
+        From the input's lattice to the result's.
+    affine : (4, 4) array
+        Of the whole result.
+    block : tuple of slice
+        Part of the result's lattice that was asked for.
+    gain : float
+        Range of the input; networks see the input divided by it.
+    noise_sigma, noise_source : float, str
+        Noise in scanner units and where that figure comes from.
+    warnings : tuple of str
+        What the user should know before trusting the result.
+    """
+
+    card: Card
+    protocol: Protocol
+    scale: int
+    slice_axis: int
+    grid: SamplingGrid
+    affine: Any
+    block: tuple[slice, slice, slice]
+    gain: float
+    noise_sigma: float
+    noise_source: str
+    warnings: tuple[str, ...]
+
+
+def prepare(volume: Volume, options: RunOptions, like: Volume | None = None, reference: Volume | None = None) -> Job:
+    """Answer what the options leave open, and refuse what cannot run. Imports no torch.
+
+    Parameters
+    ----------
+    volume : Volume
+        Low-resolution input.
+    options : RunOptions
+    like : Volume, optional
+        Grid the result should lie on; classic methods then interpolate straight onto it.
+    reference : Volume, optional
+        Second contrast.
+
+    Raises
+    ------
+    InputError
+        Unknown model, protocol or factor, constant or too small volume, ROI outside, missing reference.
+    """
+    card = get_card(options.model)
+    require_content(volume.data, volume.name)
+    recorded = recorded_degradation(volume)
+    name = options.protocol or (recorded.protocol if recorded else None) or card.protocol or "gaussian"
+    protocol = get_protocol(name)
+    scale = options.scale or card.scale or (recorded.scale if recorded else None) or 2
+    warnings: list[str] = []
+    if card.learned:
+        warnings += _check_learned(card, protocol, scale, volume)
+    if card.reference == "needed" and reference is None:
+        raise InputError(f"{card.name} needs a reference contrast of the same person; give one.")
+    if recorded and recorded.scale != scale:
+        warnings.append(f"The input was degraded by a factor of {recorded.scale}, it is enlarged by {scale}.")
+    letter = options.axis or (recorded.axis if recorded else None)
+    slice_axis = axis_index(letter) if letter else volume.slice_axis()
+    factors = protocol.scale_per_axis(scale, slice_axis)
+    for axis, (n, s) in enumerate(zip(volume.shape, factors, strict=True)):
+        if s != 1 and n < MIN_SIZE:
+            raise InputError(f"{volume.name} has only {n} voxels along {AXES[axis]}; at least {MIN_SIZE} are needed.")
+    grid = SamplingGrid.from_coarse(volume.shape, factors, protocol.alignment)
+    affine = grid.fine_affine(volume.affine)
+    if like is not None and not card.learned:
+        onto = SamplingGrid.from_fine(like.shape, factors, protocol.alignment) if min(like.shape) >= scale else grid
+        if onto.coarse_shape == volume.shape and lattice_offset(volume.affine, onto.coarse_affine(like.affine), volume.shape) == (0, 0, 0):
+            grid, affine = onto, like.affine
+    frame = Volume(np.broadcast_to(np.float32(0), grid.fine_shape), affine, name="the result")
+    whole = tuple(slice(0, n) for n in grid.fine_shape)
+    block = options.box.to_slices(frame) if options.box else (whole[0], whole[1], whole[2])
+    mask = foreground_mask(volume.data)
+    gain = intensity_range(volume.data, mask)
+    sigma, source = _noise(volume, options, gain, mask) if card.uses_noise else (0.0, "not used")
+    if card.uses_noise and card.learned and sigma / gain * 100 > card.domain.noise[1] * FAR:
+        warnings.append(f"Noise of {sigma / gain * 100:.1f} % lies above the {card.domain.noise[1]:g} % that {card.name} was trained with.")
+    return Job(card, protocol, scale, slice_axis, grid, affine, block, gain, sigma, source, tuple(warnings))
+
+
+def _check_learned(card: Card, protocol: Protocol, scale: int, volume: Volume) -> list[str]:
+    if card.scale is not None and scale != card.scale:
+        raise InputError(f"{card.name} is trained for a factor of {card.scale}, not {scale}; choose another model or leave the factor out.")
+    trained = get_protocol(card.protocol or "gaussian")
+    if protocol.pattern != trained.pattern:
+        raise InputError(f"{card.name} undoes {trained.pattern} degradation ({trained.name}); {volume.name} is {protocol.pattern} ({protocol.name}).")
+    warnings = voxel_size_warnings(card, volume)
+    if protocol.name != trained.name:
+        warnings.append(f"{card.name} was trained on {trained.name}, the input is {protocol.name}: expect a loss of quality.")
+    return warnings
+
+
+def voxel_size_warnings(card: Card, volume: Volume) -> list[str]:
+    """Sentences for voxels far from those the model has seen; cheap enough to ask on every change of a form."""
+    low, high = card.domain.voxel_size
+    if card.learned and (min(volume.voxel_size) < low / FAR or max(volume.voxel_size) > high * FAR):
+        size = " x ".join(f"{v:.2f}" for v in volume.voxel_size)
+        return [f"Voxels of {size} mm are far from the {low:.2f} to {high:.2f} mm that {card.name} was trained with."]
+    return []
+
+
+def _noise(volume: Volume, options: RunOptions, gain: float, mask: Any) -> tuple[float, str]:
+    if options.noise is not None:
+        return options.noise / 100 * gain, "given"
+    entry = volume.record.get("degradation")
+    if isinstance(entry, dict) and isinstance(entry.get("noise_sigma"), (int, float)):
+        return float(entry["noise_sigma"]), "sidecar"
+    return estimate_noise(volume.data, mask), "estimated"

@@ -1,0 +1,68 @@
+"""Cutting a lattice into tiles with margins: geometry only."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One piece of work, in LR voxels.
+
+    Attributes
+    ----------
+    core : tuple of slice
+        Part whose result is kept.
+    padded : tuple of slice
+        Part the network sees; starts on a multiple of the network's lattice.
+    """
+
+    core: tuple[slice, slice, slice]
+    padded: tuple[slice, slice, slice]
+
+    @property
+    def voxels(self) -> int:
+        """LR voxels the network sees."""
+        return math.prod(s.stop - s.start for s in self.padded)
+
+    def inside(self) -> tuple[slice, slice, slice]:
+        """The core in the coordinates of the padded tile."""
+        x, y, z = (slice(c.start - p.start, c.stop - p.start) for c, p in zip(self.core, self.padded, strict=True))
+        return x, y, z
+
+
+def make_tiles(region: Sequence[slice], shape: Sequence[int], edge: Sequence[int], halo: int, multiple: int) -> list[Tile]:
+    """Cover `region` of a lattice of `shape` with tiles.
+
+    Parameters
+    ----------
+    region : sequence of slice
+        Part to cover.
+    shape : sequence of int
+        Whole lattice; tiles never reach beyond it.
+    edge : sequence of int
+        Largest core edge per axis; cores are split evenly.
+    halo : int
+        Margin around each core.
+    multiple : int
+        Padded starts are multiples of this, so that windows inside the network fall on the same voxels in every tile.
+
+    Returns
+    -------
+    list of Tile
+        In R-major order; the cores partition the region.
+    """
+    per_axis = []
+    for part, size, largest in zip(region, shape, edge, strict=True):
+        count = math.ceil((part.stop - part.start) / largest)
+        bounds = [part.start + (part.stop - part.start) * i // count for i in range(count + 1)]
+        pieces = []
+        for start, stop in itertools.pairwise(bounds):
+            low = max(0, (start - halo) // multiple * multiple)
+            high = min(size, -(-(stop + halo) // multiple) * multiple)
+            pieces.append((slice(start, stop), slice(low, high)))
+        per_axis.append(pieces)
+    return [Tile((a[0], b[0], c[0]), (a[1], b[1], c[1])) for a, b, c in itertools.product(*per_axis)]

@@ -1,0 +1,111 @@
+"""The worker process: ``python -m napari_mrsr.inference.worker``.
+
+Reads one JSON command per line from standard input and writes one JSON event per line to standard output:
+
+``{"command": "devices"}``
+    answers ``{"event": "devices", "devices": [...]}``.
+``{"command": "run", "id": n, "folder": F, "options": {...}, "volume": V, "reference": V, "like": V}``
+    answers ``started``, ``progress``..., then one of ``done`` (with the result), ``cancelled``, ``failed`` (with a sentence).
+``{"command": "cancel", "id": n}``
+    stops run n.
+
+It ends when its input ends, so it never outlives the program that started it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+from napari_mrsr.errors import Cancelled, MrsrError
+from napari_mrsr.inference.events import Progress, RunDone, RunStarted
+from napari_mrsr.inference.exchange import put_volume, take_volume
+from napari_mrsr.inference.options import RunOptions
+from napari_mrsr.inference.process import list_devices, tune_process
+
+
+class Worker:
+    """Carries out commands one after another.
+
+    Parameters
+    ----------
+    answers : text stream
+        Where events go.
+    """
+
+    def __init__(self, answers: TextIO) -> None:
+        self._answers = answers
+        self._commands: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._cancelled: set[int] = set()
+
+    def serve(self, commands: TextIO) -> None:
+        """Work until `commands` ends; cancel commands are heard while a run is under way."""
+        threading.Thread(target=self._listen, args=(commands,), daemon=True).start()
+        while (command := self._commands.get()) is not None:
+            if command.get("command") == "devices":
+                self._send("devices", devices=list_devices())
+            elif command.get("command") == "run":
+                self._run(command)
+
+    def _listen(self, commands: TextIO) -> None:
+        for line in commands:
+            try:
+                command = json.loads(line)
+            except ValueError:
+                continue
+            if command.get("command") == "cancel":
+                self._cancelled.add(command["id"])
+            else:
+                self._commands.put(command)
+        # The owner is gone: nobody waits for the rest of a run.
+        os._exit(0)
+
+    def _run(self, command: dict[str, Any]) -> None:
+        from napari_mrsr.inference.engine import run
+
+        number = command["id"]
+        try:
+            volumes = {role: take_volume(command[role]) if command.get(role) else None for role in ("volume", "reference", "like")}
+            volume = volumes["volume"]
+            if volume is None:
+                raise MrsrError("No volume was given.")  # noqa: TRY301
+            options = RunOptions.create(**command["options"])
+            for event in run(volume, options, volumes["reference"], volumes["like"], lambda: number in self._cancelled):
+                if isinstance(event, RunStarted):
+                    self._send("started", id=number, plan=event.plan, device=event.device, tiles=event.tiles, warnings=list(event.warnings))
+                elif isinstance(event, Progress):
+                    self._send("progress", id=number, fraction=event.fraction, seconds_left=event.seconds_left, tile=event.tile, tiles=event.tiles)
+                elif isinstance(event, RunDone):
+                    self._send("done", id=number, seconds=event.seconds, volume=put_volume(event.volume, Path(command["folder"])))
+        except Cancelled:
+            self._send("cancelled", id=number)
+        except MrsrError as error:
+            self._send("failed", id=number, message=str(error))
+        except Exception as error:  # noqa: BLE001 - a worker reports everything; the viewer shows it
+            traceback.print_exc()
+            self._send("failed", id=number, message=f"Unexpected {type(error).__name__}: {error}")
+
+    def _send(self, event: str, **values: Any) -> None:
+        self._answers.write(json.dumps({"event": event, **values}) + "\n")
+        self._answers.flush()
+
+
+def main() -> None:
+    """Entry point of the process."""
+    # Libraries may print: only events may reach the owner.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    logging.basicConfig(level=logging.WARNING)
+    tune_process()
+    Worker(answers).serve(sys.stdin)
+
+
+if __name__ == "__main__":
+    main()

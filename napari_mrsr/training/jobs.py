@@ -1,0 +1,214 @@
+"""Whole training jobs: a recipe to weights and card on disk, and a model's quality table."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from napari_mrsr.degradation import Degradation, degrade
+from napari_mrsr.errors import InputError
+from napari_mrsr.evaluation import compare
+from napari_mrsr.inference import RunOptions, super_resolve
+from napari_mrsr.io import read_volume, require_writable, write_json
+from napari_mrsr.networks import create, get_architecture
+from napari_mrsr.training.data import find_volumes, subject
+from napari_mrsr.training.loop import StepDone, TrainingDone, TrainingStarted, ValidationDone, train
+from napari_mrsr.training.recipe import Recipe
+from napari_mrsr.zoo import Card, Domain, Quality, TrainingData, get_card, list_models, save_weights, sha256_of, user_weights_folder
+
+REPORT_STEPS = 50
+CONVENTION = "mrsr-1"
+
+
+def train_to_files(
+    recipe: Recipe, output: Path | None, *, resume: bool, accelerator: str, overwrite: bool, say: Callable[[str], None]
+) -> list[Path]:
+    """Train by a recipe and write weights and card.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    output : Path or None
+        Folder; None takes the user's model folder.
+    resume : bool
+        Go on from the checkpoint that lies beside the output.
+    accelerator : str
+        auto, cpu, cuda, mps.
+    overwrite : bool
+        Replace weights of the same name.
+    say : callable
+        Gets one line of text now and then.
+
+    Returns
+    -------
+    list of Path
+        Weights and card.
+    """
+    folder = output or user_weights_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, card_path = folder / f"{recipe.name}.safetensors", folder / f"{recipe.name}.json"
+    for path in (weights, card_path):
+        require_writable(path, overwrite)
+    runs = Path("runs")
+    runs.mkdir(exist_ok=True)
+    checkpoint = runs / f"{recipe.name}-{recipe.hash}.pt"
+    done = None
+    for event in train(recipe, checkpoint, resume, accelerator=accelerator):
+        if isinstance(event, TrainingDone):
+            done = event
+        elif (text := _line(event, recipe)) is not None:
+            say(text)
+    if done is None or not np.isfinite(done.psnr):
+        raise InputError("The training ended before its first validation; let it run longer.")
+    save_weights(done.weights, weights, {"name": recipe.name, "architecture": recipe.network.name, "recipe": recipe.hash}, overwrite)
+    write_json(make_card(done, weights).model_dump(mode="json"), card_path, overwrite)
+    return [weights, card_path]
+
+
+def _line(event: Any, recipe: Recipe) -> str | None:
+    if isinstance(event, TrainingStarted):
+        return f"{event.parameters:,} parameters, {len(event.train)} training volumes, cubic validates at {event.cubic:.2f} dB"
+    if isinstance(event, ValidationDone):
+        return f"step {event.step}: validation {event.psnr:.2f} dB ({CONVENTION}){' *' if event.best else ''}"
+    if isinstance(event, StepDone) and event.step % REPORT_STEPS == 0:
+        terms = ", ".join(f"{k} {v:.5f}" for k, v in event.losses.items())
+        return f"step {event.step} of {recipe.steps}: {terms} ({event.seconds:.0f} s)"
+    return None
+
+
+def make_card(done: TrainingDone, weights: Path) -> Card:
+    """Card of a freshly trained model; its quality table is filled by :func:`evaluate_model`."""
+    recipe = done.recipe
+    architecture = get_architecture(recipe.network.name)
+    network = create(recipe.network.name, recipe.network.scale, **recipe.network.options)
+    network.load_state_dict(done.weights)
+    data, sizes = [], []
+    for use, patterns in (("train", recipe.data.train), ("validation", recipe.data.validation)):
+        for path in find_volumes(recipe.data.root, patterns):
+            person = subject(path)
+            data.append(TrainingData(subject=person, file=path.name, licence=recipe.data.licences.get(person, ""), use=use))
+            if use == "train":
+                sizes += [v * recipe.degradation.scale for v in read_volume(path).voxel_size]
+    return Card(
+        name=recipe.name,
+        title=f"{architecture.title} x{recipe.network.scale}",
+        summary=recipe.summary,
+        architecture=recipe.network.name,
+        options=recipe.network.options,
+        scale=recipe.network.scale,
+        protocol=recipe.degradation.protocol,
+        weights=weights.name,
+        sha256=sha256_of(weights),
+        size=weights.stat().st_size,
+        parameters=sum(p.numel() for p in network.parameters()),
+        window=architecture.window,
+        halo=architecture.halo(network),
+        halo_error=halo_error(network, architecture.window, architecture.halo(network), architecture.size_multiple),
+        uses_noise=bool(recipe.network.options.get("noise_channel")),
+        reference=architecture.reference,
+        domain=Domain(contrasts=recipe.data.contrasts, voxel_size=(round(min(sizes), 3), round(max(sizes), 3)), noise=(0.0, recipe.augmentation.noise)),
+        data=tuple(data),
+        recipe=recipe.model_dump(mode="json", exclude={"data": {"root"}}),
+        recipe_hash=recipe.hash,
+        commit=_commit(),
+        seed=recipe.seed,
+        training=f"{done.step} steps in {done.minutes:.0f} minutes on {torch.get_num_threads()} threads; best validation {done.psnr:.2f} dB ({CONVENTION})",
+        limits=(
+            "Not for diagnosis: structures finer than the input's voxels are estimated, not measured.",
+            f"Trained on few people ({', '.join(recipe.data.contrasts) or 'contrast not named'}); other contrasts, pathology and body parts are unseen.",
+            f"Expects an input that is blurred and sampled like protocol {recipe.degradation.protocol}; other inputs gain less.",
+        ),
+    )
+
+
+@torch.inference_mode()
+def halo_error(network: torch.nn.Module, window: int | None, halo: int, multiple: int) -> float:
+    """Largest deviation of a tile from the untiled result that voxels beyond the margin can cause, as a fraction of the range.
+
+    Two inputs of noise-like texture agree within the margin around a core and differ everywhere else.
+    """
+    if window is not None:
+        network.set_windows(window)  # type: ignore[operator]
+    network.eval()
+    generator = torch.Generator().manual_seed(0)
+    core = 2 * multiple
+    size = core + 2 * halo + 4 * multiple
+    first = torch.rand(1, 1, size, size, size, generator=generator)
+    first = torch.nn.functional.avg_pool3d(first, 3, 1, 1) * 1.5
+    low = (size - core) // 2 // multiple * multiple
+    start, stop = low - halo, low + core + halo
+    whole = network(first)
+    part = network(first[..., start:stop, start:stop, start:stop].contiguous())
+    scale = whole.shape[-1] // size
+    inner = slice(scale * low, scale * (low + core))
+    cut = slice(scale * halo, scale * (halo + core))
+    return float((whole[..., inner, inner, inner] - part[..., cut, cut, cut]).abs().max())
+
+
+def evaluate_model(model: str, paths: Sequence[Path], noise: Sequence[float], card_command: str | None = None) -> Iterator[str]:
+    """Score a model against every classic method on sharp test volumes.
+
+    Parameters
+    ----------
+    model : str
+    paths : sequence of Path
+        High-resolution volumes of people the model was not trained on.
+    noise : sequence of float
+        Rician noise levels in percent.
+    card_command : str, optional
+        Where given, the table goes into the model's card, with this command beside it.
+
+    Yields
+    ------
+    str
+        Lines of the table.
+
+    Raises
+    ------
+    InputError
+        If a volume was used in training.
+    """
+    card = get_card(model)
+    known = {entry.subject for entry in card.data}
+    names = [c.name for c in list_models() if not c.learned] + ([model] if card.learned else [])
+    table = []
+    yield f"{'volume':<14}{'noise':>6}  " + "".join(f"{n:>20}" for n in names)
+    for path in paths:
+        if subject(path) in known:
+            raise InputError(f"{path.name}: {subject(path)} was used to train or choose {model}; give people it never saw.")
+        truth = read_volume(path)
+        for level in noise:
+            low = degrade(truth, Degradation.create(protocol=card.protocol or "gaussian", scale=card.scale or 2, noise=level))
+            volumes = [super_resolve(low, name).replace(name=name) for name in names]
+            scores = compare(truth, volumes, convention=CONVENTION).results
+            table.append(
+                Quality(
+                    subject=subject(path),
+                    convention=CONVENTION,
+                    protocol=f"{card.protocol} x{card.scale}",
+                    noise=level,
+                    psnr={s.name: round(s.psnr, 2) for s in scores},
+                    ssim={s.name: round(s.ssim, 4) for s in scores},
+                )
+            )
+            yield f"{subject(path):<14}{level:>5g}%  " + "".join(f"{f'{s.psnr:.2f} / {s.ssim:.4f}':>20}" for s in scores)
+    if card_command is not None:
+        updated = card.model_copy(update={"quality": tuple(table), "quality_command": card_command})
+        path = write_json(updated.model_dump(mode="json"), Path(card.folder) / f"{card.name}.json", overwrite=True)
+        yield f"written: {path} ({time.strftime('%Y-%m-%d')})"
+
+
+def _commit() -> str:
+    """Commit of the code that trains, where it runs from a checkout."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+

@@ -1,0 +1,20 @@
+"""Model cards and weights: what can be run, what it was trained on, how good it is."""
+
+from napari_mrsr.zoo.cards import Card, Domain, Quality, TrainingData
+from napari_mrsr.zoo.models import WEIGHTS, get_card, list_models, load_network, user_weights_folder
+from napari_mrsr.zoo.weights import read_weights, save_weights, sha256_of
+
+__all__ = [
+    "WEIGHTS",
+    "Card",
+    "Domain",
+    "Quality",
+    "TrainingData",
+    "get_card",
+    "list_models",
+    "load_network",
+    "read_weights",
+    "save_weights",
+    "sha256_of",
+    "user_weights_folder",
+]

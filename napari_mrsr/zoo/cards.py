@@ -1,0 +1,131 @@
+"""Model cards: everything a user must know of a model before trusting it, as data."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from napari_mrsr.errors import InputError
+from napari_mrsr.io import require_readable
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainingData(_Part):
+    """One volume a model was trained on or chosen by."""
+
+    subject: str
+    file: str
+    licence: str = ""
+    use: str = "train"
+
+
+class Domain(_Part):
+    """What the model has seen.
+
+    Attributes
+    ----------
+    contrasts : tuple of str
+        For example ``T1w``.
+    voxel_size : (float, float)
+        Smallest and largest LR voxel edge in mm seen in training.
+    noise : (float, float)
+        Percent of the ``mrsr-1`` range.
+    """
+
+    contrasts: tuple[str, ...] = ()
+    voxel_size: tuple[float, float] = (0.0, 20.0)
+    noise: tuple[float, float] = (0.0, 0.0)
+
+
+class Quality(_Part):
+    """One line of the quality table: PSNR (dB) and SSIM by method on one volume, in one convention."""
+
+    subject: str
+    convention: str
+    protocol: str
+    noise: float
+    psnr: dict[str, float]
+    ssim: dict[str, float]
+
+
+class Card(_Part):
+    """A model: a network with weights, or a classic method.
+
+    Attributes
+    ----------
+    name : str
+        What users type, for example ``cftn-x2``.
+    architecture : str
+        Key of the network registry.
+    options : dict
+        Constructor options.
+    scale : int or None
+        Factor it was trained for; None where any factor works.
+    protocol : str or None
+        Degradation it undoes; None where it follows the volume's.
+    weights, sha256, size : str, str, int
+        File beside the card, its checksum, its bytes; empty for classic methods.
+    window : int or None
+        Inference windows in LR voxels (see ``CFTN.set_windows``); None leaves the network as published.
+    uses_noise, reference : bool, str
+        Whether it is told the noise level, and whether it takes a second contrast.
+    halo, halo_error : int, float
+        Tile margin in LR voxels, and the largest deviation from the untiled result it was measured to leave, as a fraction of the range.
+    """
+
+    schema_version: int = 1
+    name: str
+    title: str
+    summary: str = ""
+    architecture: str
+    options: dict[str, Any] = {}
+    scale: int | None = None
+    protocol: str | None = None
+    weights: str = ""
+    sha256: str = ""
+    size: int = 0
+    parameters: int = 0
+    window: int | None = None
+    halo: int | None = None
+    halo_error: float | None = None
+    uses_noise: bool = False
+    reference: Literal["none", "optional", "needed"] = "none"
+    domain: Domain = Domain()
+    data: tuple[TrainingData, ...] = ()
+    recipe: dict[str, Any] = {}
+    recipe_hash: str = ""
+    commit: str = ""
+    seed: int = 0
+    training: str = ""
+    quality_command: str = ""
+    quality: tuple[Quality, ...] = ()
+    limits: tuple[str, ...] = ()
+    licence: str = "BSD-3-Clause"
+    folder: str = Field(default="", exclude=True)
+
+    @property
+    def learned(self) -> bool:
+        """Whether it has weights."""
+        return bool(self.weights)
+
+
+def read_card(path: str | os.PathLike[str]) -> Card:
+    """Read a card.
+
+    Raises
+    ------
+    InputError
+        Naming the file and the field that is wrong.
+    """
+    path = require_readable(path)
+    try:
+        card = Card.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        detail = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        raise InputError(f"Model card {path.name}, field {'.'.join(map(str, detail['loc'])) or '(all)'}: {detail['msg']}.") from None
+    return card.model_copy(update={"folder": str(path.parent)})

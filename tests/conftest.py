@@ -1,0 +1,112 @@
+"""Shared fixtures: real data, synthetic volumes, storage orders."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from napari_mrsr.volume import Volume
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+STORAGE_ORDERS = [(perm, flips) for perm in itertools.permutations(range(3)) for flips in itertools.product((1, -1), repeat=3)]
+
+settings.register_profile("mrsr", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mrsr")
+
+
+def pytest_configure(config):
+    torch.set_num_threads(1)
+
+
+def pytest_generate_tests(metafunc):
+    if "storage_order" in metafunc.fixturenames:
+        names = ["".join("RAS"[a] if f > 0 else "LPI"[a] for a, f in zip(perm, flips, strict=True)) for perm, flips in STORAGE_ORDERS]
+        metafunc.parametrize("storage_order", STORAGE_ORDERS, ids=names)
+
+
+@pytest.fixture(scope="session")
+def storage_orders():
+    """The 48 (axis permutation, flips) a file can be stored in."""
+    return STORAGE_ORDERS
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Path of a file below ../shared/data; the test is skipped where it is missing."""
+
+    def path(name: str) -> Path:
+        full = SHARED / "data" / name
+        if not full.exists():
+            pytest.skip(f"{full} is not here")
+        return full
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def store():
+    """Write a RAS array and affine in another axis order, worked out index by index."""
+
+    def reorder(data, affine, perm, flips):
+        stored = np.transpose(data, perm)[tuple(slice(None, None, f) for f in flips)]
+        to_ras = np.zeros((4, 4))
+        to_ras[3, 3] = 1
+        for k, (axis, flip) in enumerate(zip(perm, flips, strict=True)):
+            to_ras[axis, k] = flip
+            to_ras[axis, 3] = 0 if flip > 0 else data.shape[axis] - 1
+        return stored, affine @ to_ras
+
+    return reorder
+
+
+@pytest.fixture(scope="session")
+def make_affine():
+    """Voxel-to-mm affine of given spacings, turned by Euler angles in degrees."""
+
+    def affine(voxel=(1.0, 1.0, 1.0), angles=(0.0, 0.0, 0.0), origin=(-31.5, 12.25, 7.125)):
+        matrix = np.eye(4)
+        matrix[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ np.diag(voxel)
+        matrix[:3, 3] = origin
+        return matrix
+
+    return affine
+
+
+@pytest.fixture(scope="session")
+def smooth_array():
+    """Random positive array without fine detail, float64, about 0 to 1000."""
+
+    def array(shape, sigma=2.5, seed=0, mode="reflect"):
+        noise = np.random.default_rng(seed).standard_normal(shape)
+        data = ndimage.gaussian_filter(noise, sigma, mode=mode)
+        return 1000 * (data - data.min()) / np.ptp(data)
+
+    return array
+
+
+@pytest.fixture(scope="session")
+def make_volume(make_affine, smooth_array):
+    """Small synthetic RAS volume."""
+
+    def volume(shape=(20, 22, 18), voxel=(1.0, 1.0, 1.0), angles=(0.0, 0.0, 0.0), sigma=2.0, seed=0, **changes):
+        return Volume(smooth_array(shape, sigma, seed), make_affine(voxel, angles), **{"name": "synthetic", **changes})
+
+    return volume
+
+
+@pytest.fixture(scope="session")
+def head_crop(shared_data):
+    """A 64^3 piece of a real T1 volume (float64), with its affine."""
+    from napari_mrsr.io import read_volume
+
+    volume = read_volume(shared_data("t1_3d/test/sub-nvn/sub-nvn_T1w.nii.gz"))
+    starts = [(n - 64) // 2 for n in volume.shape]
+    crop = volume.crop([slice(s, s + 64) for s in starts])
+    return crop.replace(data=crop.data.astype(np.float64), name="nvn")

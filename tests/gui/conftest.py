@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_mrsr.degradation import Degradation, degrade
+from napari_mrsr.gui.layers import volume_to_layer
+from napari_mrsr.gui.session import Role
+from napari_mrsr.volume import Volume
+
+
+@pytest.fixture(autouse=True)
+def _viewer_only_from_the_main_thread(monkeypatch):
+    monkeypatch.setenv("NAPARI_ENSURE_PLUGIN_MAIN_THREAD", "1")
+
+
+@pytest.fixture
+def head() -> Volume:
+    """A small head-like volume: an ellipsoid with structure, brighter on the patient's right, on a shifted grid."""
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in (40, 48, 36)), indexing="ij")
+    inside = (x**2 + y**2 + z**2) < 0.8
+    data = inside * (400 + 200 * (x > 0) + 150 * np.sin(9 * x) * np.cos(7 * y) * np.sin(8 * z))
+    affine = np.diag([1.0, 1.2, 1.5, 1.0])
+    affine[:3, 3] = (-20, -30, 5)
+    return Volume(data.astype(np.float32), affine, name="HR")
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    return make_napari_viewer()
+
+
+@pytest.fixture
+def pair(viewer, head):
+    """Viewer with ground truth and low resolution, roles set."""
+    low = degrade(head, Degradation()).replace(name="LR")
+    for volume, role in ((head, Role.GROUND_TRUTH), (low, Role.LOW_RESOLUTION)):
+        data, meta, _ = volume_to_layer(volume, metadata={"role": role})
+        viewer.add_image(data, **meta)
+    return viewer
