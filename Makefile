@@ -27,6 +27,14 @@ screenshots:  ## the pictures in README
 	@.ci/setup pyqt5,pyqt6,dev
 	$(SCREEN) $(BIN)/python tests/screenshots.py
 
-zoo:  ## train the shipped weights and fill their cards (hours; data: see README)
+# Folder of the training and test volumes.
+DATA ?= ../shared/data
+
+zoo:  ## train the shipped weights (resumes) and fill their cards; nothing else should run beside it
 	@.ci/setup pyqt5
-	$(BIN)/napari-mrsr train resources/recipes/cftn_x2_compact.yaml -o resources/weights --overwrite --resume-if-there
+	$(BIN)/napari-mrsr train resources/recipes/cftn_x2_compact.yaml --data $(DATA) -o resources/weights --overwrite --resume
+	$(BIN)/napari-mrsr evaluate cftn-x2 --card --noise 0 --noise 1 --noise 3 --noise 5 \
+	    --data $(DATA)/t1_3d/test/sub-nvn/sub-nvn_T1w.nii.gz --data $(DATA)/t1_3d/test/sub-arc2017/sub-arc2017_T1w.nii.gz
+
+clean:
+	rm -rf .venv build dist *.egg-info

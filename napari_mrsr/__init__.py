@@ -31,7 +31,20 @@ _HOMES = {
     "list_models": "napari_mrsr.zoo",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = [
+    "Box",
+    "Degradation",
+    "MrsrError",
+    "SamplingGrid",
+    "Volume",
+    "__version__",
+    "compare",
+    "degrade",
+    "list_models",
+    "read_volume",
+    "super_resolve",
+    "write_volume",
+]
 
 if TYPE_CHECKING:
     from napari_mrsr.degradation import Degradation, degrade

@@ -148,7 +148,9 @@ class SamplingGrid:
         return coarse_affine @ np.linalg.inv(self.coarse_to_fine())
 
 
-def lattice_offset(affine: NDArray[np.float64], other: NDArray[np.float64], shape: Sequence[int], tolerance: float = 0.01) -> tuple[int, int, int] | None:
+def lattice_offset(
+    affine: NDArray[np.float64], other: NDArray[np.float64], shape: Sequence[int], tolerance: float = 0.01
+) -> tuple[int, int, int] | None:
     """Whole-voxel offset between two lattices, or None where they do not coincide.
 
     Parameters

@@ -222,9 +222,8 @@ class Box:
         upper = np.minimum(np.floor(corners.max(0) + 1e-6) + 1, volume.shape).astype(int)
         if (upper <= lower).any():
             box = volume.box()
-            raise InputError(
-                f"The region {_mm(self.lower)} to {_mm(self.upper)} mm lies outside {volume.name}, which spans {_mm(box.lower)} to {_mm(box.upper)} mm."
-            )
+            extent = f"{_mm(box.lower)} to {_mm(box.upper)} mm"
+            raise InputError(f"The region {_mm(self.lower)} to {_mm(self.upper)} mm lies outside {volume.name}, which spans {extent}.")
         x, y, z = (slice(int(a), int(b)) for a, b in zip(lower, upper, strict=True))
         return x, y, z
 

@@ -63,9 +63,18 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
         p.name: p
         for p in (
             Protocol("gaussian", "3d", "edges", (2, 3, 4), matrices.gaussian_sampling, "3D Gaussian blur (sigma 1 voxel), then spacing r (CFTN)"),
-            Protocol("gaussian-zoom", "3d", "corners", (2, 3, 4), matrices.zoom_sampling, "the same through scipy's zoom, corner aligned (CFTN's table)"),
+            Protocol(
+                "gaussian-zoom", "3d", "corners", (2, 3, 4), matrices.zoom_sampling, "the same through scipy's zoom, corner aligned (CFTN's table)"
+            ),
             Protocol("kspace", "in-plane", "kspace", (2, 3, 4), matrices.kspace_sampling, "centre crop of k-space in each slice (DCAMSR, Cohf-T)"),
-            Protocol("slice-profile", "through-plane", "edges", tuple(range(2, 9)), matrices.slice_profile_sampling, "thick slices, Gaussian profile (TransMRSR)"),
+            Protocol(
+                "slice-profile",
+                "through-plane",
+                "edges",
+                tuple(range(2, 9)),
+                matrices.slice_profile_sampling,
+                "thick slices, Gaussian profile (TransMRSR)",
+            ),
             Protocol("bicubic", "in-plane", "edges", (2, 3, 4), matrices.bicubic_sampling, "antialiased bicubic in each slice (FD-ViT)"),
         )
     }

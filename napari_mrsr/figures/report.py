@@ -57,7 +57,9 @@ def write_maps(reference: Volume, candidates: Sequence[Volume], folder: str | Pa
     paths = {folder / f"{name}.nii.gz": volume for name, volume in maps.items()}
     for path in paths:
         require_writable(path, overwrite)
-    return [file for path, volume in paths.items() for file in write_volume(volume, path, overwrite=overwrite, sidecar=False, description=volume.name)]
+    return [
+        file for path, volume in paths.items() for file in write_volume(volume, path, overwrite=overwrite, sidecar=False, description=volume.name)
+    ]
 
 
 def write_metrics(comparison: Comparison, stem: str | Path, overwrite: bool = False) -> list[Path]:

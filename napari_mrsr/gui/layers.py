@@ -81,7 +81,9 @@ def layer_to_volume(layer: Layer) -> Volume:
     if layer.multiscale:
         raise InputError(f"{layer.name} is a multiscale image; load the full-resolution volume.")
     if layer.ndim != 3:
-        raise InputError(f"{layer.name} has {layer.ndim} dimensions; a 3D volume is needed" + (" (split the stack first)." if layer.ndim > 3 else "."))
+        raise InputError(
+            f"{layer.name} has {layer.ndim} dimensions; a 3D volume is needed" + (" (split the stack first)." if layer.ndim > 3 else ".")
+        )
     known = layer.metadata.get(KEY, {}).get("volume")
     affine = _data_to_world(layer)
     if isinstance(known, Volume) and known.data is layer.data and np.allclose(display_affine(known), affine, atol=1e-4):

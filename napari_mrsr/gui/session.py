@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from napari.layers import Image, Layer
@@ -14,7 +14,7 @@ from napari_mrsr.gui import _compat
 from napari_mrsr.gui.layers import KEY
 
 
-class Role(str, Enum):
+class Role(StrEnum):
     """Roles a layer can have; values are their names for people."""
 
     LOW_RESOLUTION = "Low resolution"

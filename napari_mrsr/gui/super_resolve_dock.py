@@ -29,7 +29,11 @@ ROLES = {
 WHOLE, SLICE, BOX = "Whole volume", "Current slice", "Box drawn in the viewer"
 FIELDS: dict[str, dict[str, Any]] = {
     "scale": {"label": "Factor", "choices": list(range(2, 9)), "tooltip": "default: the model's own factor"},
-    "protocol": {"label": "Input made by", "choices": list(PROTOCOLS), "tooltip": "default: what the input's record says, else what the model expects"},
+    "protocol": {
+        "label": "Input made by",
+        "choices": list(PROTOCOLS),
+        "tooltip": "default: what the input's record says, else what the model expects",
+    },
     "axis": {"label": "Axis across slices", "tooltip": "default: the coarsest spacing, ties S"},
 }
 
@@ -51,7 +55,11 @@ class SuperResolveDock(Dock):
         self.draw_button = QPushButton("Draw box")
         self.progress = QProgressBar()
         self.status, self.scores = note(name="status"), note(name="scores")
-        self.remove_button, self.save_button, self.figure_button = QPushButton("Remove last run"), QPushButton("Save volume..."), QPushButton("Save figure...")
+        self.remove_button, self.save_button, self.figure_button = (
+            QPushButton("Remove last run"),
+            QPushButton("Save volume..."),
+            QPushButton("Save figure..."),
+        )
         self._arrange()
         self._connect()
         self._cards: dict[str, Card] = {}
@@ -247,7 +255,13 @@ class SuperResolveDock(Dock):
         except InputError as error:
             truth = None
             self.report(str(error))
-        in_background(results.find, volume, truth, done=lambda f: self._show(f, options, seconds), failed=lambda s: self._without_truth(volume, options, seconds, s))
+        in_background(
+            results.find,
+            volume,
+            truth,
+            done=lambda f: self._show(f, options, seconds),
+            failed=lambda s: self._without_truth(volume, options, seconds, s),
+        )
 
     def _without_truth(self, volume: Volume, options: dict[str, Any], seconds: float, sentence: str) -> None:
         """The result itself is never lost because its ground truth does not fit."""

@@ -174,4 +174,6 @@ class WorkerClient(QObject):
         if self._cancelling:
             self.cancelled.emit()
         else:
-            self.failed.emit(f"The worker process ended unexpectedly (code {code}); perhaps the system ran out of memory. Try a smaller tile or region.")
+            self.failed.emit(
+                f"The worker process ended unexpectedly (code {code}); perhaps the system ran out of memory. Try a smaller tile or region."
+            )

@@ -225,5 +225,3 @@ def _result(volume: Volume, job: Job, plan: Plan, options: RunOptions, data: NDA
         "warnings": list(job.warnings),
     }
     return volume.replace(data=data, affine=affine, name=f"{volume.name} {job.card.name}").with_record(run=record)
-
-

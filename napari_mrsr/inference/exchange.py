@@ -19,7 +19,7 @@ from napari_mrsr.volume import Volume
 
 def exchange_folder() -> Path:
     """New private folder, in memory where the system has such a place."""
-    fast = Path("/dev/shm")  # noqa: S108
+    fast = Path("/dev/shm")
     return Path(tempfile.mkdtemp(prefix="napari-mrsr-", dir=fast if fast.is_dir() and os.access(fast, os.W_OK) else None))
 
 

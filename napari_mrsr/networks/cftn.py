@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_mrsr.errors import InputError
@@ -92,7 +92,7 @@ class CrossScaleTransformer(nn.Module):
         coarse = [math.ceil(n / r) for n in x.shape[2:]]
         high = [pad for n, z in zip(reversed(x.shape[2:]), reversed(coarse), strict=True) for pad in (0, r * z - n)]
         filled = F.pad(x, high, mode="replicate")
-        k_left, k_pad = _same_padding(coarse, p, q)
+        _, k_pad = _same_padding(coarse, p, q)
         keys = extract_patches(F.pad(self.embed_k(cubic_downsample(filled, r)), k_pad), p, q).flatten(4).flatten(1, 3)
         values = extract_patches(F.pad(self.embed_v(filled), [r * n for n in k_pad]), r * p, r * q).flatten(1, 3)
         queries = self.embed_q(x)

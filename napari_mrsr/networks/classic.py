@@ -161,7 +161,9 @@ def _tensors(matrices: Any, like: Tensor) -> list[Tensor | None]:
 
 
 def _classic(name: str, title: str, paper: str, build: Callable[..., nn.Module]) -> Architecture:
-    return Architecture(name=name, title=title, paper=paper, build=build, scales=tuple(range(2, 9)), learned=False, tiling="whole", normalization="none")
+    return Architecture(
+        name=name, title=title, paper=paper, build=build, scales=tuple(range(2, 9)), learned=False, tiling="whole", normalization="none"
+    )
 
 
 ARCHITECTURES = MappingProxyType(

@@ -138,7 +138,9 @@ class PatchSampler:
         edge = self._lr_edge * self.recipe.degradation.scale
         centre = centres[rng.integers(len(centres))]
         # In padded coordinates a block around the centre starts where the unpadded block would, so the margin is always there.
-        starts = [int(np.clip(c + self.margin * self.recipe.degradation.scale - edge // 2, 0, n - edge)) for c, n in zip(centre, image.shape, strict=True)]
+        starts = [
+            int(np.clip(c + self.margin * self.recipe.degradation.scale - edge // 2, 0, n - edge)) for c, n in zip(centre, image.shape, strict=True)
+        ]
         return image[tuple(slice(s, s + edge) for s in starts)]
 
     def _turn(self, hr: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:

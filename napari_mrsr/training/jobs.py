@@ -14,7 +14,7 @@ import torch
 from napari_mrsr.degradation import Degradation, degrade
 from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation import compare
-from napari_mrsr.inference import RunOptions, super_resolve
+from napari_mrsr.inference import super_resolve
 from napari_mrsr.io import read_volume, require_writable, write_json
 from napari_mrsr.networks import create, get_architecture
 from napari_mrsr.training.data import find_volumes, subject
@@ -26,9 +26,7 @@ REPORT_STEPS = 50
 CONVENTION = "mrsr-1"
 
 
-def train_to_files(
-    recipe: Recipe, output: Path | None, *, resume: bool, accelerator: str, overwrite: bool, say: Callable[[str], None]
-) -> list[Path]:
+def train_to_files(recipe: Recipe, output: Path | None, *, resume: bool, accelerator: str, overwrite: bool, say: Callable[[str], None]) -> list[Path]:
     """Train by a recipe and write weights and card.
 
     Parameters
@@ -37,7 +35,7 @@ def train_to_files(
     output : Path or None
         Folder; None takes the user's model folder.
     resume : bool
-        Go on from the checkpoint that lies beside the output.
+        Go on from the recipe's checkpoint in ``runs/``, where there is one.
     accelerator : str
         auto, cpu, cuda, mps.
     overwrite : bool
@@ -59,7 +57,7 @@ def train_to_files(
     runs.mkdir(exist_ok=True)
     checkpoint = runs / f"{recipe.name}-{recipe.hash}.pt"
     done = None
-    for event in train(recipe, checkpoint, resume, accelerator=accelerator):
+    for event in train(recipe, checkpoint, resume and checkpoint.exists(), accelerator=accelerator):
         if isinstance(event, TrainingDone):
             done = event
         elif (text := _line(event, recipe)) is not None:
@@ -95,6 +93,8 @@ def make_card(done: TrainingDone, weights: Path) -> Card:
             data.append(TrainingData(subject=person, file=path.name, licence=recipe.data.licences.get(person, ""), use=use))
             if use == "train":
                 sizes += [v * recipe.degradation.scale for v in read_volume(path).voxel_size]
+    seen = ", ".join(recipe.data.contrasts) or "contrast not named"
+    threads = torch.get_num_threads()
     return Card(
         name=recipe.name,
         title=f"{architecture.title} x{recipe.network.scale}",
@@ -112,16 +112,18 @@ def make_card(done: TrainingDone, weights: Path) -> Card:
         halo_error=halo_error(network, architecture.window, architecture.halo(network), architecture.size_multiple),
         uses_noise=bool(recipe.network.options.get("noise_channel")),
         reference=architecture.reference,
-        domain=Domain(contrasts=recipe.data.contrasts, voxel_size=(round(min(sizes), 3), round(max(sizes), 3)), noise=(0.0, recipe.augmentation.noise)),
+        domain=Domain(
+            contrasts=recipe.data.contrasts, voxel_size=(round(min(sizes), 3), round(max(sizes), 3)), noise=(0.0, recipe.augmentation.noise)
+        ),
         data=tuple(data),
         recipe=recipe.model_dump(mode="json", exclude={"data": {"root"}}),
         recipe_hash=recipe.hash,
         commit=_commit(),
         seed=recipe.seed,
-        training=f"{done.step} steps in {done.minutes:.0f} minutes on {torch.get_num_threads()} threads; best validation {done.psnr:.2f} dB ({CONVENTION})",
+        training=f"{done.step} steps in {done.minutes:.0f} minutes on {threads} threads; best validation {done.psnr:.2f} dB ({CONVENTION})",
         limits=(
             "Not for diagnosis: structures finer than the input's voxels are estimated, not measured.",
-            f"Trained on few people ({', '.join(recipe.data.contrasts) or 'contrast not named'}); other contrasts, pathology and body parts are unseen.",
+            f"Trained on few people ({seen}); other contrasts, pathology and body parts are unseen.",
             f"Expects an input that is blurred and sampled like protocol {recipe.degradation.protocol}; other inputs gain less.",
         ),
     )
@@ -211,4 +213,3 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return done.stdout.strip()
-

@@ -57,7 +57,9 @@ def read_weights(network: nn.Module, path: str | os.PathLike[str], sha256: str =
     if sha256:
         found = sha256_of(path)
         if found != sha256:
-            raise InputError(f"{path.name} is damaged or was changed: its sha256 is {found[:12]}..., its card says {sha256[:12]}...; install it again.")
+            raise InputError(
+                f"{path.name} is damaged or was changed: its sha256 is {found[:12]}..., its card says {sha256[:12]}...; install it again."
+            )
     with path.open("rb") as stream:
         header = int.from_bytes(stream.read(8), "little")
     if header > MAX_HEADER:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import numpy as np
 import npe2
+import numpy as np
 import pytest
 
 from napari_mrsr.gui.reader import NOTHING, get_reader, read

@@ -35,7 +35,7 @@ def fold_patches(patches: Tensor, out: Tensor, stride: int) -> None:
         Changed in place; overlaps are summed.
     stride : int
     """
-    b, nx, ny, nz, c, p = patches.shape[:6]
+    nx, ny, nz, _, p = patches.shape[1:6]
     offsets = range(0, p, stride)
     # Cubes that share an offset inside their stride cell never overlap, so each group is added with one strided copy.
     for i, j, k in itertools.product(offsets, repeat=3):

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from napari_mrsr.degradation.matrices import keys_kernel, kernel_matrix
+from napari_mrsr.degradation.matrices import kernel_matrix, keys_kernel
 from napari_mrsr.degradation.separable import apply_along_axes
 from napari_mrsr.grid import AxisSampling
 

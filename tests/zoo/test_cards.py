@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from napari_mrsr.errors import InputError
+from napari_mrsr.zoo import WEIGHTS, Card, Domain, Quality, TrainingData
+from napari_mrsr.zoo.cards import read_card
+
+
+@pytest.fixture
+def card():
+    return Card(
+        name="toy-x2",
+        title="Toy x2",
+        architecture="toy",
+        options={"width": 4, "mfem": ["mid"]},
+        scale=2,
+        protocol="gaussian",
+        weights="toy-x2.safetensors",
+        sha256="ab" * 32,
+        size=12,
+        window=8,
+        halo=24,
+        halo_error=1e-3,
+        uses_noise=True,
+        reference="optional",
+        domain=Domain(contrasts=("T1w",), voxel_size=(1.4, 2.6), noise=(0, 5)),
+        data=(TrainingData(subject="ann", file="sub-ann_T1w.nii.gz", licence="PDDL-1.0"),),
+        quality=(Quality(subject="bob", convention="mrsr-1", protocol="gaussian x2", noise=0, psnr={"cubic": 30.5}, ssim={"cubic": 0.9}),),
+        limits=("Not for diagnosis.",),
+    )
+
+
+def test_a_card_survives_its_file(card, tmp_path):
+    path = tmp_path / "toy-x2.json"
+    path.write_text(json.dumps(card.model_dump(mode="json"), allow_nan=False))
+    again = read_card(path)
+    assert again.folder == str(tmp_path)
+    assert again == card.model_copy(update={"folder": str(tmp_path)})
+    assert again.learned
+    assert "folder" not in json.loads(path.read_text())
+    assert "folder" not in again.model_dump()
+
+
+def test_cards_are_frozen(card):
+    with pytest.raises(ValidationError):
+        card.name = "other"
+
+
+def test_methods_without_weights_are_not_learned():
+    assert not Card(name="a", title="A", architecture="a").learned
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"scale": "two"}, "scale"),
+        ({"colour": "red"}, "colour"),
+        ({"reference": "perhaps"}, "reference"),
+        ({"domain": {"voxel_size": [1]}}, "domain.voxel_size"),
+        ({"quality": [{"subject": "bob"}]}, "quality.0."),
+        ({"options": "none"}, "options"),
+        ({"halo": 1.5}, "halo"),
+        ({"name": None}, "name"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_file(card, tmp_path, change, field):
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps({**card.model_dump(mode="json"), **change}))
+    with pytest.raises(InputError) as caught:
+        read_card(path)
+    assert str(caught.value).startswith(f"Model card broken.json, field {field}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"null", b"\xff\xfe\x00", b'{"name": "a"}'])
+def test_what_is_no_card_is_named(tmp_path, content):
+    path = tmp_path / "broken.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"Model card broken\.json, field ") as caught:
+        read_card(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_field_is_named(card, tmp_path):
+    path = tmp_path / "broken.json"
+    content = card.model_dump(mode="json")
+    del content["architecture"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="field architecture"):
+        read_card(path)
+
+
+@pytest.mark.parametrize("path", sorted(WEIGHTS.glob("*.json")), ids=lambda p: p.stem)
+def test_shipped_cards_say_what_a_user_must_know(path):
+    card = read_card(path)
+    assert card.name == path.stem
+    assert (path.parent / card.weights).stat().st_size == card.size
+    assert card.parameters > 0
+    assert card.data
+    assert all(entry.subject and entry.file and entry.licence and entry.use in ("train", "validation") for entry in card.data)
+    assert card.recipe_hash
+    assert card.commit
+    assert card.limits
+    assert 0 < card.domain.voxel_size[0] <= card.domain.voxel_size[1] < 20
+    assert card.domain.contrasts
+    assert card.halo is not None
+    assert card.halo_error is not None
+    assert card.quality_command.startswith(f"napari-mrsr evaluate {card.name}")
+    assert card.quality
+    known = {entry.subject for entry in card.data}
+    for line in card.quality:
+        assert line.subject not in known
+        assert line.convention == "mrsr-1"
+        assert {card.name, "cubic", "back-projection", "nearest"} <= line.psnr.keys() == line.ssim.keys()
+
+
+def test_shipped_x2_beats_the_classic_methods():
+    path = WEIGHTS / "cftn-x2.json"
+    if not path.exists():
+        pytest.skip("no weights are shipped yet")
+    card = read_card(path)
+    lines = [q for q in card.quality if q.noise == 0]
+    assert {"nvn", "arc2017"} <= {q.subject for q in lines}
+    for q in lines:
+        assert q.psnr[card.name] >= q.psnr["cubic"] + 4
+        assert q.psnr[card.name] >= q.psnr["back-projection"] + 0.5
+        assert q.ssim[card.name] > max(v for k, v in q.ssim.items() if k != card.name)
