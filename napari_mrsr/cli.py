@@ -305,7 +305,9 @@ def _run(volume: Volume, options: RunOptions, reference: Volume | None = None, l
 
     tune_process()
     started = time.perf_counter()
-    with tqdm(total=100, desc=options.model, unit="%", file=sys.stderr, leave=False, bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}") as bar:
+    with tqdm(
+        total=100, desc=options.model, unit="%", file=sys.stderr, leave=False, disable=None, bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}"
+    ) as bar:
         for event in run_engine(volume, options, reference, like):
             if isinstance(event, RunStarted):
                 for warning in event.warnings:

@@ -12,6 +12,8 @@ from napari_mrsr.errors import InputError
 
 FOREGROUND_FRACTION = 0.05
 RANGE_PERCENTILE = 99.9
+NOISE_ITERATIONS = 5
+MIN_NOISE_SAMPLES = 100
 
 
 def foreground_mask(data: NDArray[Any]) -> NDArray[np.bool_]:
@@ -63,8 +65,9 @@ def require_content(data: NDArray[Any], name: str) -> None:
 def estimate_noise(data: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> float:
     """Standard deviation of the noise in foreground tissue, in scanner units.
 
-    Donoho's estimator on one level of 3D Haar details: median absolute value of the all-high-pass band over the darker half of its local
-    signal energy, divided by 0.6745. Smooth tissue dominates that half, edges do not; axes of one voxel are left out.
+    Donoho's estimator on one level of 3D Haar details: median absolute value of the all-high-pass band, divided by 0.6745, over the half of
+    the foreground where the coarse image changes least; axes of one voxel are left out. Foreground no brighter than background of the noise
+    found so far is dropped, and the estimate repeated.
 
     Parameters
     ----------
@@ -78,23 +81,38 @@ def estimate_noise(data: NDArray[Any], mask: NDArray[np.bool_] | None = None) ->
     float
         0 where the foreground is too small to tell.
     """
-    mask = foreground_mask(data) if mask is None else mask
-    detail = np.asarray(data, dtype=np.float32)
-    inside = mask
-    for axis, size in enumerate(detail.shape):
+    image = np.asarray(data, dtype=np.float32)
+    mask = foreground_mask(image) if mask is None else mask
+    smooth = ndimage.uniform_filter(image, 3)
+    sigma = 0.0
+    for _ in range(NOISE_ITERATIONS):
+        previous, sigma = sigma, _detail_noise(image, mask)
+        if abs(sigma - previous) <= 0.02 * sigma:
+            break
+        # The mean of pure Rician background is 1.25 sigma: what lies near it is not tissue.
+        mask = mask & (smooth > 2.5 * sigma)
+    return sigma
+
+
+def _detail_noise(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
+    detail, coarse, inside = image, image, mask
+    for axis, size in enumerate(image.shape):
         if size < 2:
             continue
         even, odd = _pairs(detail, axis)
         detail = (even - odd) / np.float32(np.sqrt(2))
+        low, high = _pairs(coarse, axis)
+        coarse = (low + high) / np.float32(2)
         a, b = _pairs(inside, axis)
         inside = a & b
-    inside = ndimage.binary_erosion(inside, iterations=2)
-    if inside.sum() < 100:
+    eroded = ndimage.binary_erosion(inside, iterations=2)
+    inside = eroded if eroded.sum() >= MIN_NOISE_SAMPLES else inside
+    if inside.sum() < MIN_NOISE_SAMPLES:
         return 0.0
-    energy = ndimage.uniform_filter(detail * detail, 5)
-    calm = inside & (energy <= np.median(energy[inside]))
-    values = np.abs(detail[calm])
-    return float(np.median(values) / 0.6745)
+    # Calm by its coarse structure, not by the detail itself, which would pick places of low noise.
+    slope = ndimage.gaussian_gradient_magnitude(coarse, 1.0)
+    calm = inside & (slope <= np.median(slope[inside]))
+    return float(np.median(np.abs(detail[calm])) / 0.6745)
 
 
 def _pairs(array: NDArray[Any], axis: int) -> tuple[NDArray[Any], NDArray[Any]]:

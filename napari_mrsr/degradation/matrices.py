@@ -64,10 +64,9 @@ def kernel_matrix(positions: NDArray[np.float64], size: int, kernel: Kernel, sup
 
 def bspline_matrix(positions: NDArray[np.float64], size: int) -> Matrix:
     """Cubic B-spline interpolation, mirrored about the outer sample edges (scipy's mode ``reflect``)."""
-    if size == 1:
-        return np.ones((len(positions), 1))
-    coefficients = ndimage.spline_filter1d(np.eye(size), order=3, axis=0, mode="reflect", output=np.float64)
-    return np.asarray(_basis_matrix(positions, size) @ coefficients)
+    # Solving for the coefficients is exact for axes of any length; scipy's recursive prefilter is not for very short ones.
+    at_samples = _basis_matrix(np.arange(float(size)), size)
+    return np.asarray(np.linalg.solve(at_samples.T, _basis_matrix(positions, size).T).T)
 
 
 def _basis_matrix(positions: NDArray[np.float64], size: int) -> Matrix:
@@ -112,7 +111,8 @@ def gaussian_sampling(axis: AxisSampling) -> Matrix:
 def zoom_sampling(axis: AxisSampling) -> Matrix:
     """Protocol ``gaussian-zoom``: blur, crop to a multiple of the factor, then ``scipy.ndimage.zoom`` itself (NETWORKS 0.6, literal)."""
     covered = round(axis.step * (axis.coarse - 1)) + 1 if axis.coarse > 1 else axis.fine
-    sampled = ndimage.zoom(np.eye(covered), (axis.coarse / covered, 1), order=3)
+    # Mode "mirror" differs from the default only where rounding puts the last sample past the end, which the default makes 0.
+    sampled = ndimage.zoom(np.eye(covered), (axis.coarse / covered, 1), order=3, mode="mirror")
     matrix = np.zeros((axis.coarse, axis.fine))
     matrix[:, :covered] = sampled
     return np.asarray(matrix @ gaussian_matrix(axis.fine, 1.0, 4))

@@ -54,6 +54,7 @@ class Session:
         viewer.layers.events.removed.connect(self._removed)
         for layer in viewer.layers:
             self._take_role(layer)
+            layer.events.name.connect(self._renamed)
 
     @classmethod
     def of(cls, viewer: Any) -> Session:
@@ -108,12 +109,17 @@ class Session:
             self._roles[Role(role)] = layer
             self.roles_changed.emit()
 
+    def _renamed(self, _event: Any) -> None:
+        self.layers_changed.emit()
+
     def _inserted(self, event: Any) -> None:
         self._take_role(event.value)
+        event.value.events.name.connect(self._renamed)
         self.layers_changed.emit()
 
     def _removed(self, event: Any) -> None:
         gone = event.value
+        gone.events.name.disconnect(self._renamed)
         for role in [r for r, layer in self._roles.items() if layer is gone]:
             del self._roles[role]
             self.roles_changed.emit()

@@ -44,6 +44,8 @@ class WorkerClient(QObject):
         self._number = 0
         self._busy = False
         self._cancelling = False
+        self._patience = QTimer(self, singleShot=True)
+        self._patience.timeout.connect(self._give_up)
 
     @property
     def busy(self) -> bool:
@@ -83,8 +85,7 @@ class WorkerClient(QObject):
             return
         self._cancelling = True
         self._send({"command": "cancel", "id": self._number})
-        number = self._number
-        QTimer.singleShot(GRACE_MS, self, lambda: self._give_up(number))
+        self._patience.start(GRACE_MS)
 
     def close(self) -> None:
         """End the process and remove what was shared; safe to call at any time and more than once."""
@@ -101,9 +102,10 @@ class WorkerClient(QObject):
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
         self._busy = False
+        self._patience.stop()
 
-    def _give_up(self, number: int) -> None:
-        if self._busy and self._number == number and self._process is not None:
+    def _give_up(self) -> None:
+        if self._busy and self._process is not None:
             self._process.kill()
 
     def _ensure(self) -> None:
@@ -151,6 +153,7 @@ class WorkerClient(QObject):
             self.progress.emit(event)
         elif kind in ("done", "cancelled", "failed"):
             self._busy = False
+            self._patience.stop()
             if kind == "done":
                 self.done.emit(take_volume(event["volume"]), event["seconds"])
             elif kind == "cancelled":
@@ -168,6 +171,7 @@ class WorkerClient(QObject):
         process, self._process = self._process, None
         if process is not None:
             process.deleteLater()
+        self._patience.stop()
         if not self._busy:
             return
         self._busy = False

@@ -7,6 +7,8 @@ import logging
 import os
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +16,21 @@ import nibabel as nib
 import numpy as np
 import psutil
 from nibabel.filebasedimages import ImageFileError
+from nibabel.freesurfer.mghformat import MGHError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from napari_mrsr.errors import InputError, SeveralVolumesError
 from napari_mrsr.io.paths import require_readable, split_suffix
 from napari_mrsr.io.sidecar import IMAGE_SUFFIXES, read_sidecar
-from napari_mrsr.volume import Source, Volume
+from napari_mrsr.volume import Source, Volume, check_affine
 
 READABLE = IMAGE_SUFFIXES
 MAX_DIMENSION = 4096
 MAX_GZIP_RATIO = 1100
 """gzip cannot shrink anything further than about 1030:1, so a header that promises more lies."""
-UNIT_TO_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+SPACE_UNIT_TO_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
+"""NIfTI's codes for metre, millimetre and micrometre; any other is taken as millimetres."""
 
 log = logging.getLogger(__name__)
 
@@ -61,20 +65,32 @@ def read_volume(path: str | os.PathLike[str], index: int | None = None) -> Volum
     image = _open(path)
     array, name = _volume_array(image, path, index, stem)
     affine, geometry = _geometry(image, path)
+    affine = check_affine(affine, path.name)
     source = Source(path=str(path), header=image.header.copy(), geometry=geometry)
     return Volume(array, affine, name=name, source=source, record=read_sidecar(path))
 
 
 def _open(path: Path) -> Any:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet_nibabel():
             warnings.simplefilter("ignore")
             image = nib.load(path)
-    except (ImageFileError, HeaderDataError, OSError, ValueError, EOFError, zlib.error, OverflowError, KeyError, TypeError) as error:
+    except (MGHError, ImageFileError, HeaderDataError, OSError, ValueError, EOFError, zlib.error, OverflowError, KeyError, TypeError) as error:
         raise InputError(f"{path.name}: not a readable NIfTI or MGH image ({_reason(path, error)}).") from None
     if not isinstance(image, (nib.Nifti1Pair, nib.MGHImage)):
         raise InputError(f"{path.name}: {type(image).__name__.removesuffix('Image')} files are not supported; convert the file to NIfTI.")
     return image
+
+
+@contextmanager
+def _quiet_nibabel() -> Iterator[None]:
+    """Keep nibabel's own header messages off the terminal; ours name file and remedy."""
+    logger = nib.imageglobals.logger
+    was, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -116,7 +132,8 @@ def _volume_array(image: Any, path: Path, index: int | None, stem: str) -> tuple
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            raw = np.asanyarray(image.dataobj[..., index or 0] if len(shape) == 4 else image.dataobj)
+            # A copy: a memory map would follow, or crash on, later changes of the user's file.
+            raw = np.array(image.dataobj[..., index or 0] if len(shape) == 4 else image.dataobj)
     except (OSError, EOFError, ValueError, zlib.error, gzip.BadGzipFile, MemoryError) as error:
         raise InputError(f"{path.name}: the image data are cut off or damaged ({_reason(path, error)}).") from None
     array = raw.reshape(shape[:3])
@@ -136,6 +153,8 @@ def _check_size(image: Any, path: Path, shape: tuple[int, ...], dtype: np.dtype[
     stored = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
     needed = int(np.prod([int(n) for n in shape[:3]], dtype=object)) * 8
     data_path = Path(image.file_map["image"].filename or path)
+    if not data_path.is_file():
+        raise InputError(f"{path.name}: its other half {data_path.name} is missing; keep header and image file together.")
     size = data_path.stat().st_size
     zipped = data_path.name.lower().endswith((".gz", ".mgz"))
     offset = int(getattr(image.dataobj, "offset", 0))
@@ -151,8 +170,7 @@ def _geometry(image: Any, path: Path) -> tuple[NDArray[np.float64], str]:
         return np.array(image.affine, float), "MGH vox2ras"
     header = image.header
     _check_voxel_sizes(path)
-    unit = header.get_xyzt_units()[0]
-    factor = UNIT_TO_MM.get(unit, 1.0)
+    factor = SPACE_UNIT_TO_MM.get(int(header["xyzt_units"]) % 8, 1.0)
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
     if sform_code > 0:
         geometry, affine = f"sform (code {sform_code})", np.array(header.get_sform(), float)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_mrsr.errors import InputError
-from napari_mrsr.io.paths import split_suffix, write_whole
+from napari_mrsr.errors import InputError, OutputError
+from napari_mrsr.io.paths import require_writable, split_suffix, write_whole
 
+KEY = "napari_mrsr"
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img", ".hdr.gz", ".img.gz", ".mgz", ".mgh")
 
 
@@ -29,18 +31,74 @@ def read_sidecar(image: str | os.PathLike[str]) -> dict[str, Any]:
         If the file is there but is not JSON.
     """
     path = sidecar_path(image)
-    if not path.is_file():
-        return {}
+    entry = _read_object(path).get(KEY, {}) if path.is_file() else {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _read_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"The sidecar file {path} cannot be read as JSON ({error}); repair or remove it.") from None
-    entry = content.get("napari_mrsr", {}) if isinstance(content, dict) else {}
-    return entry if isinstance(entry, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_json(content: Any, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-    """Write JSON whole or not at all."""
+    """Write JSON whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        If the content has no JSON form, or the folder or disk refuses.
+    """
+    text = _to_text(content, Path(path))
     with write_whole(path, overwrite) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def _to_text(content: Any, path: Path) -> str:
+    try:
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise OutputError(f"{path.name} cannot be written: its content has no JSON form ({error}).") from None
+
+
+@dataclass(frozen=True)
+class Record:
+    """The sidecar an image is to get, checked before the image is written and written after it.
+
+    Other entries of an existing file (BIDS keys, say) stay; an image without a record leaves none of ours behind.
+    """
+
+    path: Path
+    content: dict[str, Any]
+    existed: bool
+
+    @classmethod
+    def of(cls, image: Path, record: dict[str, Any], overwrite: bool) -> Record:
+        """Plan the sidecar of an image.
+
+        Raises
+        ------
+        OutputError, InputError
+            If it exists and may not be replaced, is no JSON itself, or the record has no JSON form.
+        """
+        path = sidecar_path(image)
+        existed = path.is_file()
+        existing = _read_object(path) if existed else {}
+        if not record and KEY not in existing:
+            return cls(path, {}, False)
+        require_writable(path, overwrite)
+        others = {k: v for k, v in existing.items() if k != KEY}
+        content = {**others, KEY: record} if record else others
+        _to_text(content, path)
+        return cls(path, content, existed)
+
+    def write(self) -> list[Path]:
+        """Write, or remove a file that held nothing but an older record of ours."""
+        if self.content:
+            return [write_json(self.content, self.path, overwrite=self.existed)]
+        if self.existed:
+            self.path.unlink()
+        return []

@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_mrsr.errors import OutputError
-from napari_mrsr.io.paths import require_writable, split_suffix, write_whole
-from napari_mrsr.io.sidecar import sidecar_path, write_json
+from napari_mrsr.io.paths import split_suffix, write_whole
+from napari_mrsr.io.sidecar import Record
 from napari_mrsr.volume import Volume
 
 WRITABLE = (".nii.gz", ".nii", ".hdr", ".img", ".mgz", ".mgh")
 DESCRIPTION_BYTES = 79
+MILLIMETRE = 2
+LAST_TIME_UNIT = 48
+"""NIfTI's codes: of the spatial unit, and the largest of a time unit (kept from the source)."""
 
 
 def write_volume(volume: Volume, path: str | os.PathLike[str], *, overwrite: bool = False, sidecar: bool = True, description: str = "") -> list[Path]:
@@ -44,7 +47,7 @@ def write_volume(volume: Volume, path: str | os.PathLike[str], *, overwrite: boo
     Raises
     ------
     OutputError
-        If a file exists already, the format is unknown, or the folder or disk refuses.
+        If a file exists already, the format is unknown, the record is no JSON, or the folder or disk refuses.
     """
     path = Path(path).expanduser()
     _, suffix = split_suffix(path, WRITABLE)
@@ -55,17 +58,12 @@ def write_volume(volume: Volume, path: str | os.PathLike[str], *, overwrite: boo
         array = array.astype(np.float32, copy=False)
     elif array.dtype == np.bool_:
         array = array.astype(np.uint8)
-    record_path = sidecar_path(path) if sidecar and volume.record else None
-    if record_path is not None:
-        require_writable(record_path, overwrite)
+    record = Record.of(path, dict(volume.record) if sidecar else {}, overwrite)
     make = _mgh if suffix in (".mgz", ".mgh") else _nifti
     image = make(volume, np.ascontiguousarray(array), affine, suffix, description)
     with write_whole(path, overwrite, need_bytes=array.nbytes + 2**16) as temporary:
         nib.save(image, temporary)
-    written = [path]
-    if record_path is not None:
-        written.append(write_json({"napari_mrsr": dict(volume.record)}, record_path, overwrite))
-    return written
+    return [path, *record.write()]
 
 
 def _nifti(volume: Volume, array: NDArray[Any], affine: NDArray[np.float64], suffix: str, description: str) -> Any:
@@ -81,9 +79,10 @@ def _nifti(volume: Volume, array: NDArray[Any], affine: NDArray[np.float64], suf
         qform_code = int(source["qform_code"]) or sform_code
         for key in ("intent_code", "intent_p1", "intent_p2", "intent_p3", "intent_name", "aux_file"):
             header[key] = source[key]
-        header.set_xyzt_units("mm", source.get_xyzt_units()[1])
-    else:
-        header.set_xyzt_units("mm")
+        if not isinstance(source, nib.Nifti2Header) and "db_name" in header:
+            header["db_name"] = source["db_name"]
+    time_unit = int(source["xyzt_units"]) // 8 * 8 if known else 0
+    header["xyzt_units"] = MILLIMETRE + (time_unit if time_unit <= LAST_TIME_UNIT else 0)
     image.set_sform(affine, sform_code)
     image.set_qform(affine, qform_code)
     if not np.allclose(image.get_qform(), affine, atol=1e-3):

@@ -249,9 +249,10 @@ class CFTN(nn.Module):
         super().__init__()
         self.scale, self.slope, self.noise_channel = scale, slope, noise_channel
         positions = {"pre": 1, "mid": blocks // 2, "post": blocks - 1}
-        after = sorted({positions[p] if isinstance(p, str) and p in positions else int(p) for p in mfem})
-        if any(not 1 <= m <= blocks for m in after):
-            raise InputError(f"CFTN: an MFEM can follow RCAB 1 to {blocks}, not {after}.")
+        unknown = [p for p in mfem if p not in positions and not (isinstance(p, int) and 1 <= p <= blocks)]
+        if unknown:
+            raise InputError(f"CFTN: an MFEM can follow {', '.join(positions)} or an RCAB from 1 to {blocks}, not {unknown[0]!r}.")
+        after = sorted({positions[p] if isinstance(p, str) else p for p in mfem})
         embed = channels // 2 if embed_channels is None else embed_channels
         self.head = nn.Conv3d(2 if noise_channel else 1, channels, 3, padding=1)
         self.rcabs = nn.ModuleList(RCAB(channels, ca_reduction) for _ in range(blocks))

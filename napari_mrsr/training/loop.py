@@ -154,12 +154,14 @@ class _Trainer:
     @property
     def learning_rate(self) -> float:
         """Of the step to come."""
-        o, step = self.recipe.optimiser, self.step
+        o = self.recipe.optimiser
+        length = math.ceil(self.recipe.steps / o.cycles)
+        step = self.step if o.schedule == "constant" else self.step % length
         if step < o.warmup:
             return o.learning_rate * (step + 1) / o.warmup
         if o.schedule == "constant":
             return o.learning_rate
-        progress = (step - o.warmup) / max(1, self.recipe.steps - o.warmup)
+        progress = (step - o.warmup) / max(1, length - o.warmup)
         return o.learning_rate * (o.final_fraction + (1 - o.final_fraction) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
     def advance(self, sampler: PatchSampler) -> dict[str, float]:

@@ -68,13 +68,17 @@ class AugmentationPart(_Part):
 
 
 class OptimiserPart(_Part):
-    """Optimiser, schedule, averaging."""
+    """Optimiser, schedule, averaging.
+
+    `cycles` cosine cycles of equal length, each with its own warm-up (warm restarts); the constant schedule has one warm-up.
+    """
 
     name: Literal["adam", "adamw"] = "adam"
     learning_rate: Positive = 1e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
+    cycles: Count = 1
     warmup: Annotated[int, Field(ge=0)] = 0
     final_fraction: Fraction = 0.01
     clip: Annotated[float, Field(ge=0)] = 0.0

@@ -26,8 +26,9 @@ def head() -> Volume:
 
 
 @pytest.fixture
-def viewer(make_napari_viewer):
-    return make_napari_viewer()
+def viewer(make_napari_viewer, request):
+    """Hidden, unless the test is marked with `shown`: only a shown window lays out and draws."""
+    return make_napari_viewer(show=request.node.get_closest_marker("shown") is not None)
 
 
 @pytest.fixture

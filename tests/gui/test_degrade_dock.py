@@ -20,7 +20,7 @@ def dock(pair, monkeypatch):
     return widget
 
 
-def test_the_form_is_the_model():
+def test_the_form_is_the_model(qapp):
     form = model_form(Degradation, FIELDS)
     assert Degradation.create(**form_values(form)) == Degradation()
     form["protocol"].value = "kspace"

@@ -53,9 +53,11 @@ def test_every_stored_order_shows_the_same_place(viewer, head, permutation, flip
             to_new[old, 3] = data.shape[new] - 1
     stored = Volume(data, head.affine @ to_new)
     layer = as_layer(stored)
-    viewer.add_image(layer.data, affine=layer.affine)
+    viewer.add_layer(layer)
+    viewer.dims.order = (2, 1, 0)
     world = head.affine @ [30, 20, 10, 1]
-    assert layer.get_value(world[:3], world=True) == pytest.approx(head.data[30, 20, 10])
+    index = tuple(np.round(layer.world_to_data(world[:3])).astype(int))
+    assert layer.data[index] == head.data[30, 20, 10]
 
 
 def test_units_and_axes_are_set(head):
@@ -111,6 +113,7 @@ def test_limits_are_never_degenerate():
         assert high > low
 
 
+@pytest.mark.shown
 def test_right_side_of_the_patient_is_on_the_left_of_the_screen(qtbot, viewer, head):
     from napari_mrsr.gui import _compat
 

@@ -10,6 +10,7 @@ import pytest
 from qtpy.QtCore import Qt
 
 from napari_mrsr.evaluation import compare
+from napari_mrsr.gui import _compat
 from napari_mrsr.gui.layers import layer_to_volume
 from napari_mrsr.gui.session import Role
 from napari_mrsr.gui.super_resolve_dock import BOX, SLICE, SuperResolveDock
@@ -248,9 +249,10 @@ def test_a_far_voxel_size_is_shown_and_asked(qtbot, pair, dock, monkeypatch):
     assert not dock.client.busy
 
 
+@pytest.mark.shown
 def test_labels_fit_at_a_small_window(qtbot, pair, dock):
-    dock.resize(300, 700)
-    qtbot.wait(50)
+    _compat.main_window(pair).resize(1280, 800)
+    qtbot.wait(200)
     for box in (dock.models, dock.region, dock.device, *dock.roles.boxes.values()):
         assert box.mapTo(dock, box.rect().topRight()).x() <= dock.width()
     for button in (dock.run_button, dock.cancel_button, dock.save_button, dock.figure_button, dock.remove_button):

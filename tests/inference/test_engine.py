@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import math
@@ -45,10 +44,10 @@ class Layer(nn.Module):
 class Convolutions(nn.Module):
     """Every output voxel depends on LAYERS LR voxels on each side, and, where `cell` is given, on cells anchored to its multiples."""
 
-    def __init__(self, scale: int = 2, cell: int = 0) -> None:
+    def __init__(self, scale: int = 2, cell: int = 0, layers: int = LAYERS) -> None:
         super().__init__()
         self.scale, self.cell = scale, cell
-        self.body = nn.Sequential(Layer(1, 4), *(Layer(4, 4) for _ in range(LAYERS - 2)), nn.Conv3d(4, scale**3, 3, padding=1))
+        self.body = nn.Sequential(Layer(1, 4), *(Layer(4, 4) for _ in range(layers - 2)), nn.Conv3d(4, scale**3, 3, padding=1))
 
     def forward(self, lr, reference=None, noise_level=None):
         x = lr
@@ -146,10 +145,11 @@ def test_a_margin_one_voxel_too_small_would_be_seen(make_volume, add_model):
 
 def test_tiles_of_the_shipped_network_stay_within_its_stated_error(make_volume, cftn):
     card = get_card(cftn)
-    volume = textured(make_volume, (58, 17, 11))
+    volume = textured(make_volume, (74, 17, 18))
     gain = intensity_range(volume.data)
     whole = super_resolve(volume, cftn, noise=1)
-    tiled = super_resolve(volume, cftn, noise=1, tile=10)
+    tiled = super_resolve(volume, cftn, noise=1, tile=20)
+    assert tiled.record["run"]["plan"].startswith("4 tiles of")
     assert card.halo_error is not None
     assert card.halo_error < 0.01
     assert deviation(tiled.data, whole.data, gain) <= card.halo_error + FLOAT32
@@ -180,7 +180,7 @@ def assert_region_of(part, whole, roi, bound):
     offset = lattice_offset(whole.affine, part.affine, part.shape, tolerance=1e-6)
     assert offset is not None
     block = tuple(slice(o, o + n) for o, n in zip(offset, part.shape, strict=True))
-    assert all(0 <= b.start and b.stop <= n for b, n in zip(block, whole.shape, strict=True))
+    assert all(b.start >= 0 and b.stop <= n for b, n in zip(block, whole.shape, strict=True))
     assert part.data.size < whole.data.size
     assert deviation(part.data, whole.data[block], 1) <= bound
     lower, upper = np.array(roi).reshape(2, 3)
@@ -202,7 +202,7 @@ def test_region_equals_the_cropped_whole(make_volume, toy, angles, tile):
 
 
 @pytest.mark.parametrize("angles", [(0, 0, 0), (12, -8, 20)])
-@pytest.mark.parametrize(("model", "protocol"), [*itertools.product(CLASSIC, ["gaussian"]), ("cubic", "kspace"), ("back-projection", "slice-profile")])
+@pytest.mark.parametrize(("model", "protocol"), [*((m, "gaussian") for m in CLASSIC), ("cubic", "kspace"), ("back-projection", "slice-profile")])
 def test_region_of_classic_methods_is_exact(make_volume, model, protocol, angles):
     volume = textured(make_volume, (11, 13, 9), (1.5, 2, 2.5), angles)
     roi = centre_roi(volume, (6, 9, 8))
@@ -211,7 +211,7 @@ def test_region_of_classic_methods_is_exact(make_volume, model, protocol, angles
 
 
 def test_region_of_the_shipped_network_stays_within_its_stated_error(make_volume, cftn):
-    volume = textured(make_volume, (58, 17, 11), angles=(5, 10, -15))
+    volume = textured(make_volume, (58, 17, 19), angles=(5, 10, -15))
     roi = centre_roi(volume, (12, 10, 8))
     whole, part = super_resolve(volume, cftn, noise=1), super_resolve(volume, cftn, noise=1, roi=roi)
     assert_region_of(part, whole, roi, (get_card(cftn).halo_error + FLOAT32) * intensity_range(volume.data))
@@ -235,17 +235,19 @@ def test_a_region_computes_only_its_surroundings(make_volume, toy):
     volume = textured(make_volume, (40, 40, 40))
     point = volume.affine[:3, :3] @ [20, 20, 20] + volume.affine[:3, 3]
     started = next(run(volume, RunOptions.create(model=toy, roi=(*(point - 3), *(point + 3)))))
-    assert started.plan.startswith("1 tile of 4x4x4")
+    assert started.plan.startswith("1 tile of 3x3x3")
 
 
 # --- geometry and units ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("protocol", "scale"), [("gaussian", 2), ("gaussian", 3), ("slice-profile", 5), ("bicubic", 2)])
-@pytest.mark.parametrize("model", ["cubic", "back-projection", "toy-x2"])
+EDGE_ALIGNED = [("gaussian", 2), ("gaussian", 3), ("slice-profile", 5), ("bicubic", 2)]
+
+
+@pytest.mark.parametrize(
+    ("model", "protocol", "scale"), [*((m, *kind) for m in ("cubic", "back-projection") for kind in EDGE_ALIGNED), ("toy-x2", "gaussian", 2)]
+)
 def test_voxel_edges_of_input_and_result_coincide(make_volume, toy, model, protocol, scale):
-    if model == "toy-x2" and (protocol, scale) != ("gaussian", 2):
-        pytest.skip("the toy knows one protocol and factor")
     volume = textured(make_volume, (9, 8, 7), (1.5, 2, 2.5), (9, -7, 14))
     result = super_resolve(volume, model, protocol=protocol, scale=scale)
     factors = np.array(result.record["run"]["scale"])
@@ -368,7 +370,7 @@ def test_events_come_in_order_and_progress_grows_to_one(make_volume, toy, monkey
     steps = events[1:-1]
     fractions = [e.fraction for e in steps]
     assert fractions == sorted(fractions)
-    assert fractions[0] > 0
+    assert fractions[0] >= 0
     assert fractions[-1] == 1
     assert len(set(fractions)) > 8  # also inside tiles
     assert [e.tile for e in steps] == sorted(e.tile for e in steps)
@@ -414,7 +416,7 @@ def test_classic_methods_can_be_stopped(make_volume, model):
         list(run(textured(make_volume, (9, 9, 9)), RunOptions.create(model=model), cancelled=Token(1)))
 
 
-def test_closing_the_generator_stops_inside_the_tile(make_volume, toy, monkeypatch):
+def test_closing_the_generator_stops_inside_the_tile(make_volume, add_model, monkeypatch):
     """What Ctrl-C does: nobody asks for the rest of the tile, so nobody should wait for it."""
     monkeypatch.setattr(engine, "REPORT_EVERY", 0.005)
     calm, passed = Layer.forward, []
@@ -425,13 +427,13 @@ def test_closing_the_generator_stops_inside_the_tile(make_volume, toy, monkeypat
         return calm(self, x)
 
     monkeypatch.setattr(Layer, "forward", slow)
-    events = run(textured(make_volume, (9, 9, 9)), RunOptions.create(model=toy))
+    events = run(textured(make_volume, (9, 9, 9)), RunOptions.create(model=add_model(options={"layers": 12})))
     assert isinstance(next(events), RunStarted)
     assert isinstance(next(events), Progress)
     before = len(passed)
-    assert before < LAYERS - 1
+    assert before < 6
     events.close()
-    assert len(passed) <= before + 1
+    assert len(passed) <= before + 2
 
 
 # --- failures -------------------------------------------------------------------------------------------------------------------------
@@ -537,11 +539,11 @@ def test_small_axes_are_refused(make_volume):
         super_resolve(make_volume((9, 3, 9)), "cubic")
 
 
-def test_every_accepted_small_size_runs(make_volume, cftn):
-    for shape in ((4, 4, 4), (4, 5, 9)):
-        volume = textured(make_volume, shape)
-        for model in (cftn, *CLASSIC):
-            assert super_resolve(volume, model, noise=0).shape == tuple(2 * n for n in shape)
+@pytest.mark.parametrize("shape", [(4, 4, 4), (4, 5, 9), (26, 25, 4), (25, 9, 17), (5, 30, 16), (33, 8, 24)])
+def test_every_accepted_size_runs(make_volume, cftn, shape):
+    volume = textured(make_volume, shape)
+    for model in (cftn, *CLASSIC):
+        assert super_resolve(volume, model, noise=0).shape == tuple(2 * n for n in shape)
 
 
 # --- the one-call form ----------------------------------------------------------------------------------------------------------------

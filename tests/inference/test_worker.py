@@ -18,7 +18,7 @@ from napari_mrsr.inference.exchange import exchange_folder, put_volume, take_vol
 from napari_mrsr.networks import create
 from napari_mrsr.zoo import Card, save_weights, sha256_of
 
-PATIENCE = 40
+PATIENCE = 25
 MODULE = ("-m", "napari_mrsr.inference.worker")
 
 

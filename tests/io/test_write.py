@@ -341,7 +341,7 @@ def test_json_is_written_whole(tmp_path):
     assert json.loads(path.read_text()) == {"b": [1, 2.5, None]}
     with pytest.raises(OutputError, match="exists already"):
         write_json({}, path)
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(OutputError, match="no JSON form"):
         write_json({"b": float("nan")}, path, overwrite=True)
     assert json.loads(path.read_text()) == {"b": [1, 2.5, None]}
     assert names(tmp_path) == ["a.json"]

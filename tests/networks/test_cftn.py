@@ -98,7 +98,7 @@ def test_default_layout_is_the_papers():
 def test_wrong_options_get_a_sentence():
     with pytest.raises(InputError, match="defined for factors 2, 3, 4, not 5"):
         create("cftn", scale=5)
-    with pytest.raises(InputError, match="an MFEM can follow RCAB 1 to 3"):
+    with pytest.raises(InputError, match="an MFEM can follow pre, mid, post or an RCAB from 1 to 3"):
         create("cftn", blocks=3, channels=4, mfem=(7,))
     with pytest.raises(InputError, match=r"CFTN: .*width"):
         create("cftn", width=3)
@@ -142,39 +142,66 @@ def pad_for(n, p, q):
     return patches, total // 2, total - total // 2
 
 
-def naive_cst(cst, x):
-    """One sample, (C, X, Y, Z) float64 numpy; nothing shared with the module but its weights."""
+def cut(array, counts, size, step):
+    corners = itertools.product(*(range(n) for n in counts))
+    return [array[(slice(None), *(slice(step * c, step * c + size) for c in corner))] for corner in corners]
+
+
+def naive_rebuild(cst, x, queries):
+    """Query patches, each as the softmax-weighted sum of the value patches of `x`."""
     r, p, q = cst.scale, cst.patch, cst.stride
-    sizes = x.shape[1:]
-    coarse = [math.ceil(n / r) for n in sizes]
-    filled = np.pad(x, [(0, 0), *((0, r * z - n) for z, n in zip(coarse, sizes, strict=True))], mode="edge")
-    value, query, key = embed(cst.embed_v, filled), embed(cst.embed_q, x), embed(cst.embed_k, shrink(filled, r))
-    q_plan, k_plan = [pad_for(n, p, q) for n in sizes], [pad_for(z, p, q) for z in coarse]
-    query = np.pad(query, [(0, 0), *((a, b) for _, a, b in q_plan)])
-    key = np.pad(key, [(0, 0), *((a, b) for _, a, b in k_plan)])
-    value = np.pad(value, [(0, 0), *((r * a, r * b) for _, a, b in k_plan)])
-
-    def cut(array, plan, size, step):
-        corners = itertools.product(*(range(n) for n, _, _ in plan))
-        return [array[(slice(None), *(slice(step * c, step * c + size) for c in corner))] for corner in corners]
-
-    queries, keys, values = cut(query, q_plan, p, q), cut(key, k_plan, p, q), cut(value, k_plan, r * p, r * q)
-    assert len(keys) == len(values)
+    coarse = [math.ceil(n / r) for n in x.shape[1:]]
+    filled = np.pad(x, [(0, 0), *((0, r * z - n) for z, n in zip(coarse, x.shape[1:], strict=True))], mode="edge")
+    plan = [pad_for(z, p, q) for z in coarse]
+    counts = [n for n, _, _ in plan]
+    key = np.pad(embed(cst.embed_k, shrink(filled, r)), [(0, 0), *((a, b) for _, a, b in plan)])
+    value = np.pad(embed(cst.embed_v, filled), [(0, 0), *((r * a, r * b) for _, a, b in plan)])
+    keys, values = cut(key, counts, p, q), cut(value, counts, r * p, r * q)
     if cst.match == "cosine10":
         keys = [10 * k / max(np.linalg.norm(k), 1e-4) for k in keys]
     scores = np.stack([s.ravel() for s in queries]) @ np.stack([k.ravel() for k in keys]).T
     weights = np.exp(scores - scores.max(1, keepdims=True))
     weights /= weights.sum(1, keepdims=True)
-    rebuilt = (weights @ np.stack([v.ravel() for v in values])).reshape(-1, *values[0].shape)
-    out = np.zeros((x.shape[0], *((n - 1) * r * q + r * p for n, _, _ in q_plan)))
+    return (weights @ np.stack([v.ravel() for v in values])).reshape(-1, *values[0].shape)
+
+
+def naive_fold(pieces, corners, step, fold):
+    """Patches added up at their corners; `mean` divides by how many met."""
+    edge = pieces[0].shape[-1]
+    out = np.zeros((pieces[0].shape[0], *(step * max(c) + edge for c in zip(*corners, strict=True))))
     times = np.zeros(out.shape[1:])
-    for corner, piece in zip(itertools.product(*(range(n) for n, _, _ in q_plan)), rebuilt, strict=True):
-        at = tuple(slice(r * q * c, r * q * c + r * p) for c in corner)
+    for corner, piece in zip(corners, pieces, strict=True):
+        at = tuple(slice(step * c, step * c + edge) for c in corner)
         out[(slice(None), *at)] += piece
         times[at] += 1
-    if cst.fold == "mean":
-        out = out / times
-    return out[(slice(None), *(slice(r * left, r * left + r * n) for (_, left, _), n in zip(q_plan, sizes, strict=True)))]
+    return out / times if fold == "mean" else out
+
+
+def naive_cst(cst, x):
+    """One sample, (C, X, Y, Z) float64 numpy; nothing shared with the module but its weights."""
+    r, p, q = cst.scale, cst.patch, cst.stride
+    sizes = x.shape[1:]
+    plan = [pad_for(n, p, q) for n in sizes]
+    query = np.pad(embed(cst.embed_q, x), [(0, 0), *((a, b) for _, a, b in plan)])
+    counts = [n for n, _, _ in plan]
+    corners = list(itertools.product(*(range(n) for n in counts)))
+    out = naive_fold(naive_rebuild(cst, x, cut(query, counts, p, q)), corners, r * q, cst.fold)
+    return out[(slice(None), *(slice(r * left, r * left + r * n) for (_, left, _), n in zip(plan, sizes, strict=True)))]
+
+
+def naive_windowed_cst(cst, x):
+    """Queries in blocks of `window` voxels, each seeing its block and one more on every side (ends replicated)."""
+    r, p, q, w = cst.scale, cst.patch, cst.stride, cst.window
+    sizes = x.shape[1:]
+    blocks = [math.ceil(n / w) for n in sizes]
+    padded = np.pad(x, [(0, 0), *((w, (b + 1) * w - n) for b, n in zip(blocks, sizes, strict=True))], mode="edge")
+    pieces, corners = [], []
+    for block in itertools.product(*(range(b) for b in blocks)):
+        region = padded[(slice(None), *(slice(w * c, w * c + 3 * w) for c in block))]
+        inner = embed(cst.embed_q, region)[(slice(None), *(slice(w, 2 * w + p - q),) * 3)]
+        pieces += list(naive_rebuild(cst, region, cut(inner, [w // q] * 3, p, q)))
+        corners += [tuple(w // q * c + i for c, i in zip(block, local, strict=True)) for local in itertools.product(range(w // q), repeat=3)]
+    return naive_fold(pieces, corners, r * q, cst.fold)[(slice(None), *(slice(0, r * n) for n in sizes))]
 
 
 def make_cst(scale, channels=4, **options):
@@ -204,6 +231,18 @@ def test_cst_options_by_hand(options):
     x = torch.randn(1, 4, 9, 10, 11, dtype=torch.float64)
     with torch.no_grad():
         np.testing.assert_allclose(cst(x)[0].numpy(), naive_cst(cst, x[0].numpy()), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, {"fold": "mean"}, {"match": "cosine10"}])
+@pytest.mark.parametrize(("scale", "size"), [(2, (13, 14, 9)), (3, (16, 5, 7)), (2, (3, 14, 8))])
+def test_cst_in_windows_by_hand(options, scale, size):
+    cst = make_cst(scale, **options)
+    cst.window = 4
+    x = torch.randn(2, 4, *size, dtype=torch.float64)
+    with torch.no_grad():
+        ours = cst(x)
+    for sample in range(2):
+        np.testing.assert_allclose(ours[sample].numpy(), naive_windowed_cst(cst, x[sample].numpy()), rtol=1e-9, atol=1e-9)
 
 
 def test_published_patch_has_the_published_sizes(monkeypatch):

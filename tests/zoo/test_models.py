@@ -30,7 +30,8 @@ def add(folder):
     def model(name="mine", options=OPTIONS, **changes):
         torch.manual_seed(0)
         path = save_weights(create("cftn", 2, **OPTIONS).state_dict(), folder / f"{name}.safetensors", {}, overwrite=True)
-        card = Card(**{"name": name, "title": name, "architecture": "cftn", "options": options, "scale": 2, "weights": path.name, "sha256": sha256_of(path), **changes})
+        values = {"name": name, "title": name, "architecture": "cftn", "options": options, "scale": 2, "weights": path.name}
+        card = Card(**{**values, "sha256": sha256_of(path), **changes})
         (folder / f"{name}.json").write_text(card.model_dump_json())
         return card
 
@@ -142,7 +143,8 @@ get_card("cubic")
 print(*names)
 sys.exit("torch" in sys.modules or "safetensors" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "XDG_DATA_HOME": str(tmp_path)}, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     if sys.platform == "linux":
         assert "mine" in done.stdout.split()

@@ -34,12 +34,24 @@ class ChannelAttention(nn.Module):
         if self.cell is None or max(x.shape[2:]) <= 3 * self.cell:
             gates: Tensor = self.gate(x.mean((2, 3, 4), keepdim=True))
             return x * gates
-        cells = F.avg_pool3d(x, self.cell, ceil_mode=True, count_include_pad=False)
-        local = F.avg_pool3d(cells, 3, stride=1, padding=1, count_include_pad=False)
-        gates = self.gate(local)
-        size = [n * self.cell for n in cells.shape[2:]]
+        edges = [min(self.cell, n) for n in x.shape[2:]]
+        cells = F.avg_pool3d(x, edges, ceil_mode=True, count_include_pad=False)
+        gates = self.gate(_mean_of_neighbours(cells))
+        size = [n * edge for n, edge in zip(cells.shape[2:], edges, strict=True)]
         smooth = F.interpolate(gates, size=size, mode="trilinear", align_corners=False)
         return x * smooth[:, :, : x.shape[2], : x.shape[3], : x.shape[4]]
+
+
+def _mean_of_neighbours(cells: Tensor) -> Tensor:
+    """Mean over 3 x 3 x 3 cells, fewer at the border; axis by axis, because axes of one or two cells have no window of three."""
+    for axis in (2, 3, 4):
+        if cells.shape[axis] == 2:
+            cells = cells.mean(axis, keepdim=True).expand_as(cells)
+        elif cells.shape[axis] > 2:
+            kernel, padding = [1, 1, 1], [0, 0, 0]
+            kernel[axis - 2], padding[axis - 2] = 3, 1
+            cells = F.avg_pool3d(cells, kernel, stride=1, padding=padding, count_include_pad=False)
+    return cells
 
 
 class RCAB(nn.Module):
