@@ -77,11 +77,11 @@ class AxisSampling:
 
     def fine_positions(self) -> NDArray[np.float64]:
         """Coarse index of every fine sample, shape (fine,)."""
-        return (np.arange(self.fine) - self.start) / self.step
+        return np.asarray((np.arange(self.fine) - self.start) / self.step, np.float64)
 
     def coarse_positions(self) -> NDArray[np.float64]:
         """Fine index of every coarse sample, shape (coarse,)."""
-        return self.start + self.step * np.arange(self.coarse)
+        return np.asarray(self.start + self.step * np.arange(self.coarse), np.float64)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def _basis_matrix(positions: NDArray[np.float64], size: int) -> Matrix:
 def nearest_matrix(positions: NDArray[np.float64], size: int) -> Matrix:
     """Value of the nearest sample; ties go to the lower index."""
     index = np.clip(np.ceil(positions - 0.5 - 1e-9).astype(int), 0, size - 1)
-    return np.eye(size)[index]
+    return np.asarray(np.eye(size)[index])
 
 
 def dirichlet_matrix(positions: NDArray[np.float64], size: int) -> Matrix:

@@ -201,7 +201,7 @@ def add_rician_noise(data: NDArray[Any], sigma: float, rng: np.random.Generator)
     """Magnitude of `data` plus complex Gaussian noise of standard deviation `sigma` per channel."""
     real = data + sigma * rng.standard_normal(data.shape, dtype=np.float32)
     imaginary = sigma * rng.standard_normal(data.shape, dtype=np.float32)
-    return np.hypot(real, imaginary)
+    return np.asarray(np.hypot(real, imaginary))
 
 
 def recorded_degradation(volume: Volume) -> Degradation | None:

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from napari.experimental import link_layers
 from napari.layers import Layer
+from napari.utils import Colormap
 
 from napari_mrsr.evaluation import Comparison, compare, error_map, gradient_map
 from napari_mrsr.gui.layers import layer_to_volume, volume_to_layer
 from napari_mrsr.gui.session import Role, Run, Session
 from napari_mrsr.volume import Volume
 
-ERROR_COLOURS = "PuOr_r"
+ERROR_COLOURS = Colormap([[0.35, 0.7, 1.0], [0.0, 0.0, 0.0], [1.0, 0.6, 0.1]], name="blue black orange")
+"""Symmetric about black: too dark is blue, too bright is orange; told apart by all common kinds of colour vision."""
 GRADIENT_COLOURS = "cividis"
 LINKED = ("contrast_limits", "gamma")
 

@@ -48,7 +48,7 @@ class SuperResolveDock(Dock):
         self.models = self._combo("model", "Network or classic method")
         self.region = self._combo("region", "What to compute", [WHOLE, SLICE, BOX])
         self.device = self._combo("device", "Where to compute", ["auto"])
-        self.depth = QDoubleSpinBox()
+        self.box_depth = QDoubleSpinBox()
         self.form = model_form(RunOptions, FIELDS)
         self.summary, self.warning = note(name="summary"), note(name="warning")
         self.run_button, self.cancel_button = QPushButton("Run"), QPushButton("Cancel")
@@ -119,10 +119,10 @@ class SuperResolveDock(Dock):
         return box
 
     def _arrange(self) -> None:
-        self.depth.setRange(1.0, 500.0)
-        self.depth.setValue(40.0)
-        self.depth.setSuffix(" mm")
-        self.depth.setToolTip("Thickness of the drawn box across the slice it was drawn on")
+        self.box_depth.setRange(1.0, 500.0)
+        self.box_depth.setValue(40.0)
+        self.box_depth.setSuffix(" mm")
+        self.box_depth.setToolTip("Thickness of the drawn box across the slice it was drawn on")
         self.run_button.setToolTip("Start; the layers that are there stay as they are")
         self.cancel_button.setToolTip("Stop the run; nothing of it is kept")
         self.remove_button.setToolTip("Take the layers of the last run out of the viewer")
@@ -130,9 +130,9 @@ class SuperResolveDock(Dock):
         rows = QFormLayout(choice)
         rows.setContentsMargins(0, 0, 0, 0)
         rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        for label, widget in (("Model", self.models), ("Region", self.region), ("Box depth", self.depth), ("Device", self.device)):
+        for label, widget in (("Model", self.models), ("Region", self.region), ("Box depth", self.box_depth), ("Device", self.device)):
             rows.addRow(label, widget)
-        self.box_rows = (self.depth, rows.labelForField(self.depth))
+        self.box_rows = (self.box_depth, rows.labelForField(self.box_depth))
         buttons = QWidget()
         grid = QGridLayout(buttons)
         grid.setContentsMargins(0, 0, 0, 0)
@@ -179,11 +179,12 @@ class SuperResolveDock(Dock):
         choice = self.region.currentText()
         if choice == SLICE:
             return roi.slice_box(self.viewer, volume)
-        return roi.drawn_box(self.viewer, self.depth.value()) if choice == BOX else None
+        return roi.drawn_box(self.viewer, self.box_depth.value()) if choice == BOX else None
 
     def _region_changed(self, choice: str) -> None:
         for widget in (*self.box_rows, self.draw_button):
-            widget.setVisible(choice == BOX)
+            if widget is not None:
+                widget.setVisible(choice == BOX)
 
     def _model_changed(self, _name: str) -> None:
         self._describe()

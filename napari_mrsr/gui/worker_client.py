@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QObject, QProcess, QProcessEnvironment, QTimer, Signal
+from qtpy.QtCore import QObject, QProcess, QProcessEnvironment, QTimer, Signal  # type: ignore[attr-defined]
 
 from napari_mrsr.inference.exchange import exchange_folder, put_volume, take_volume
 from napari_mrsr.inference.options import RunOptions
@@ -44,7 +44,8 @@ class WorkerClient(QObject):
         self._number = 0
         self._busy = False
         self._cancelling = False
-        self._patience = QTimer(self, singleShot=True)
+        self._patience = QTimer(self)
+        self._patience.setSingleShot(True)
         self._patience.timeout.connect(self._give_up)
 
     @property

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,9 @@ from napari_mrsr.zoo import load_network
 
 REPORT_EVERY = 0.25
 """Seconds between progress events inside a tile."""
+CALIBRATION_EDGES = (16, 40)
+CALIBRATION_VOXELS = 300_000
+"""Runs over fewer LR voxels end before the time of each layer would be known."""
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +83,8 @@ def run(
     done = 0
     try:
         with ThreadPoolExecutor(1) as pool:
+            if job.card.learned and total >= CALIBRATION_VOXELS:
+                pool.submit(monitor.calibrate, partial(_forward_cube, network, job, device)).result()
             for index, tile in enumerate(plan.tiles):
                 monitor.restart()
                 future = pool.submit(_run_tile, network, volume, job, tile, device, out)
@@ -146,15 +152,29 @@ class _Monitor:
 
     def __init__(self, network: nn.Module, cancelled: Callable[[], bool]) -> None:
         leaves = [m for m in network.modules() if not any(True for _ in m.children())]
-        self._cancelled, self._seen, self._count = cancelled, 0, max(1, len(leaves))
+        self._cancelled, self._seen = cancelled, 0
+        self._clock: list[float] = []
+        self._shares = [(i + 1) / len(leaves) for i in range(len(leaves))]
         self._handles = [m.register_forward_hook(self._passed) for m in leaves]
 
     @property
     def fraction(self) -> float:
-        return min(0.99, self._seen / self._count)
+        return self._shares[min(self._seen, len(self._shares)) - 1] if self._seen else 0.0
+
+    def calibrate(self, forward: Callable[[int], Any]) -> None:
+        """Learn what share of the time each layer takes from passes over small cubes (the first one only warms up)."""
+        for edge in CALIBRATION_EDGES:
+            self.restart()
+            started = time.perf_counter()
+            forward(edge)
+        # Work after the last layer belongs to it.
+        total = time.perf_counter() - started
+        if self._clock:
+            self._shares = [*((t - started) / total for t in self._clock[:-1]), 1.0]
 
     def restart(self) -> None:
         self._seen = 0
+        self._clock.clear()
         self.check()
 
     def check(self) -> None:
@@ -167,6 +187,7 @@ class _Monitor:
 
     def _passed(self, *_: Any) -> None:
         self._seen += 1
+        self._clock.append(time.perf_counter())
         self.check()
 
 
@@ -180,8 +201,7 @@ def _run_tile(network: nn.Module, volume: Volume, job: Job, tile: Tile, device: 
     gain = job.gain if get_architecture(job.card.architecture).normalization == "range" else 1.0
     with torch.inference_mode():
         data = np.ascontiguousarray(volume.data[tile.padded], dtype=np.float32) / np.float32(gain)
-        lr = torch.from_numpy(data)[None, None].to(device)
-        sr = network(lr, noise_level=job.noise_sigma / gain)[0, 0]
+        sr = _forward(network, torch.from_numpy(data)[None, None].to(device), job, gain)[0, 0]
         # The part of this tile's core that was asked for, in the tile's and in the block's coordinates.
         source, target = [], []
         for axis in range(3):
@@ -190,6 +210,16 @@ def _run_tile(network: nn.Module, volume: Volume, job: Job, tile: Tile, device: 
             source.append(slice(start - low, stop - low))
             target.append(slice(start - job.block[axis].start, stop - job.block[axis].start))
         out[tuple(target)] = sr[tuple(source)].float().cpu().numpy() * np.float32(gain)
+
+
+def _forward(network: nn.Module, lr: torch.Tensor, job: Job, gain: float = 1.0) -> torch.Tensor:
+    with torch.inference_mode():
+        result: torch.Tensor = network(lr, noise_level=job.noise_sigma / gain)
+    return result
+
+
+def _forward_cube(network: nn.Module, job: Job, device: torch.device, edge: int) -> None:
+    _forward(network, torch.zeros(1, 1, edge, edge, edge, device=device), job)
 
 
 def _fine(part: slice, job: Job, axis: int) -> slice:

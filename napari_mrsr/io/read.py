@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 from nibabel.filebasedimages import ImageFileError
 from nibabel.freesurfer.mghformat import MGHError
+from nibabel.imageglobals import logger as nibabel_logger
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
@@ -85,7 +86,7 @@ def _open(path: Path) -> Any:
 @contextmanager
 def _quiet_nibabel() -> Iterator[None]:
     """Keep nibabel's own header messages off the terminal; ours name file and remedy."""
-    logger = nib.imageglobals.logger
+    logger = nibabel_logger
     was, logger.disabled = logger.disabled, True
     try:
         yield

@@ -113,8 +113,7 @@ class PatchSampler:
         """Batch of one step."""
         items = [self._item(np.random.default_rng([self.recipe.seed, step, i])) for i in range(self.recipe.patches.batch)]
         lr, hr, levels = zip(*items, strict=True)
-        stack = lambda arrays: torch.from_numpy(np.stack(arrays)[:, None])  # noqa: E731
-        return Pair(stack(lr), stack(hr), torch.tensor(levels, dtype=torch.float32).view(-1, 1, 1, 1, 1))
+        return Pair(_stack(lr), _stack(hr), torch.tensor(levels, dtype=torch.float32).view(-1, 1, 1, 1, 1))
 
     def _item(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
         recipe, aug = self.recipe, self.recipe.augmentation
@@ -159,6 +158,10 @@ class PatchSampler:
         if aug.intensity:
             hr = hr * np.float32(rng.uniform(1 - aug.intensity, 1 + aug.intensity))
         return hr
+
+
+def _stack(arrays: Sequence[NDArray[np.float32]]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays)[:, None])
 
 
 def _monai(transform: str, image: NDArray[np.float32], rng: np.random.Generator, **options: Any) -> NDArray[np.float32]:

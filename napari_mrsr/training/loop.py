@@ -136,8 +136,8 @@ class _Trainer:
     def __init__(self, recipe: Recipe, fabric: lightning_fabric.Fabric) -> None:
         self.recipe, self.fabric = recipe, fabric
         torch.manual_seed(recipe.seed)
-        self.network = create(recipe.network.name, recipe.network.scale, **recipe.network.options).to(memory_format=torch.channels_last_3d)
-        self.averaged = create(recipe.network.name, recipe.network.scale, **recipe.network.options).to(memory_format=torch.channels_last_3d)
+        self.network = create(recipe.network.name, recipe.network.scale, **recipe.network.options).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.averaged = create(recipe.network.name, recipe.network.scale, **recipe.network.options).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.averaged.load_state_dict(self.network.state_dict())
         self.averaged.requires_grad_(False).eval().to(fabric.device)
         options = recipe.optimiser
@@ -171,7 +171,7 @@ class _Trainer:
             group["lr"] = self.learning_rate
         device = self.fabric.device
         output = self.model(pair.lr.to(device), noise_level=pair.noise_level.to(device))
-        losses = {self.recipe.loss.pixel: self.pixel_loss(output, pair.hr.to(device))}
+        losses: dict[str, Tensor] = {self.recipe.loss.pixel: self.pixel_loss(output, pair.hr.to(device))}
         if self.parameter_norm is not None:
             losses["parameter norm"] = self.parameter_norm(self.network.parameters())
         total = torch.stack(list(losses.values())).sum()

@@ -108,7 +108,7 @@ def test_current_slice_and_drawn_box(qtbot, pair, dock):
     shapes = pair.layers.selection.active
     assert shapes.mode == "add_rectangle"
     shapes.add_rectangles(np.array([[-10, -20, 30], [-10, 10, 30], [5, 10, 30], [5, -20, 30]], float))
-    dock.depth.setValue(12)
+    dock.box_depth.setValue(12)
     click(qtbot, dock.run_button)
     finish(qtbot, dock, 2)
     block = layer_to_volume(pair.layers["SR cubic (2)"]).box()

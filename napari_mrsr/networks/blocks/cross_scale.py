@@ -36,7 +36,7 @@ def cross_scale_attention(q: Tensor, k: Tensor, v: Tensor, stride: int, chunk_el
     -------
     (B, C, (nx-1) stride + P, ...) tensor
     """
-    result: Tensor = _Streamed.apply(q, k, v, stride, chunk_elements)
+    result: Tensor = _Streamed.apply(q, k, v, stride, chunk_elements)  # type: ignore[no-untyped-call]
     return result
 
 
