@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from napari_mrsr.inference import RunOptions
     from napari_mrsr.volume import Volume
 
+STOPPED = 130
+
 app = typer.Typer(
     name="napari-mrsr",
     help="MR super-resolution: degrade, super-resolve, compare, draw.",
@@ -45,11 +47,13 @@ def main() -> None:
     try:
         app()
     except Cancelled as error:
-        _stop(str(error), 130)
+        _stop(str(error), STOPPED)
     except MrsrError as error:
         _stop(str(error), 2)
-    except KeyboardInterrupt:
-        _stop("Stopped.", 130)
+    except SystemExit as leaving:
+        if leaving.code == STOPPED:  # typer's answer to an interrupt
+            _stop("Stopped; nothing was written.", STOPPED)
+        raise
 
 
 def _stop(sentence: str, code: int) -> None:
@@ -79,14 +83,16 @@ def demo(
     from napari_mrsr.evaluation import format_table
     from napari_mrsr.figures import write_report
     from napari_mrsr.inference import RunOptions
+    from napari_mrsr.io import make_folder
     from napari_mrsr.samples import read_sample
 
     folder = output or _free_folder(Path("out"))
     if output is not None and output.is_dir() and any(output.iterdir()):
         raise InputError(f"{output} is not empty and is kept; choose another folder.")
+    make_folder(folder)
     truth = read_sample("arc2017_T1w").replace(name="HR")
     low = degrade_volume(truth, Degradation()).replace(name="LR")
-    results = [_run(low, RunOptions.create(model=name)).replace(name=name) for name in ("cubic", "back-projection", model)]
+    results = [_run(low, RunOptions.create(model=name)).replace(name=name) for name in dict.fromkeys(("cubic", "back-projection", model))]
     comparison = compare_volumes(truth, results)
     _say(format_table(comparison))
     for path in write_report(low, results, truth, comparison, folder):
@@ -113,7 +119,7 @@ def degrade(
     from napari_mrsr.degradation import degrade as degrade_volume
     from napari_mrsr.io import read_volume, write_volume
 
-    _check_targets([output], overwrite)
+    _check_image(output, overwrite)
     degradation = Degradation.create(protocol=protocol, scale=scale, axis=axis, noise=noise, seed=seed)
     low = degrade_volume(read_volume(hr, index), degradation)
     noise_text = f", {noise:g}% Rician noise, seed {seed}" if noise else ""
@@ -146,7 +152,7 @@ def run(
     from napari_mrsr.io import read_volume, write_volume
     from napari_mrsr.volume import Box
 
-    _check_targets([output], overwrite)
+    _check_image(output, overwrite)
     box = Box.parse(roi) if roi is not None else None
     options = RunOptions.create(
         model=model, scale=scale, protocol=protocol, axis=axis, noise=noise, device=device, tile=tile, roi=(*box.lower, *box.upper) if box else None
@@ -207,11 +213,13 @@ def figure(
     """
     from napari_mrsr.evaluation import compare as compare_volumes
     from napari_mrsr.figures import comparison_figure, save_figure
+    from napari_mrsr.figures.save import DPI
     from napari_mrsr.inference import RunOptions
-    from napari_mrsr.io import read_volume
+    from napari_mrsr.io import read_volume, require_suffix, require_writable
     from napari_mrsr.volume import Box
 
-    _check_targets([output], overwrite)
+    require_suffix(output, tuple(DPI), "figure")
+    require_writable(output, overwrite)
     truth, low = read_volume(hr), read_volume(lr)
     cubic = _run(low, RunOptions.create(model="cubic"), like=truth).replace(name="cubic")
     shown = [cubic, *(read_volume(p) for p in candidates)]
@@ -239,7 +247,10 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 @app.command()
 def info() -> None:
-    """Versions, devices and graphics, to paste into a support request."""
+    """Versions, devices and graphics, to paste into a support request.
+
+    Example: napari-mrsr info
+    """
     from napari_mrsr.diagnostics import diagnostics
 
     for key, value in diagnostics().items():
@@ -322,12 +333,13 @@ def _run(volume: Volume, options: RunOptions, reference: Volume | None = None, l
     raise MrsrError("The run ended without a result.")
 
 
-def _check_targets(paths: list[Path], overwrite: bool) -> None:
-    """Refuse a target before hours of work, not after."""
-    from napari_mrsr.io import require_writable
+def _check_image(path: Path, overwrite: bool) -> None:
+    """Refuse a target image (or its sidecar) before hours of work, not after."""
+    from napari_mrsr.io import WRITABLE, require_suffix, require_writable, sidecar_path
 
-    for path in paths:
-        require_writable(path, overwrite)
+    require_suffix(path, WRITABLE, "image")
+    for target in (path, sidecar_path(path)):
+        require_writable(target, overwrite)
 
 
 def _free_folder(path: Path) -> Path:

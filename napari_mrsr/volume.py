@@ -77,7 +77,7 @@ class Volume:
     Attributes
     ----------
     data : (X, Y, Z) array
-        Real numbers in scanner units; axes grow to the patient's right, anterior, superior.
+        Real numbers in scanner units (masks as uint8); axes grow to the patient's right, anterior, superior.
     affine : (4, 4) float64 array
         Voxel index (voxel centre) to RAS world millimetres.
     name : str
@@ -108,6 +108,8 @@ class Volume:
             raise InputError(f"{self.name}: the volume is empty (shape {data.shape}).")
         if data.dtype.kind not in "buif":
             raise InputError(f"{self.name}: voxel type {data.dtype} is not a real number; export a magnitude image.")
+        if data.dtype == np.bool_:
+            data = data.view(np.uint8)
         orientation = io_orientation(affine)
         source = self.source
         if not np.array_equal(orientation, _IDENTITY_ORNT):

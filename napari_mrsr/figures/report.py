@@ -7,11 +7,11 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from napari_mrsr.errors import OutputError
 from napari_mrsr.evaluation import Comparison, error_map, gradient_map
+from napari_mrsr.evaluation.compare import unique_names
 from napari_mrsr.figures.comparison import comparison_figure
 from napari_mrsr.figures.save import save_figure
-from napari_mrsr.io import require_writable, write_json, write_volume, write_whole
+from napari_mrsr.io import make_folder, require_writable, write_json, write_volume, write_whole
 from napari_mrsr.volume import Volume
 
 ERROR_FILES = ("signed", "absolute", "squared")
@@ -20,22 +20,6 @@ ERROR_FILES = ("signed", "absolute", "squared")
 def file_stem(name: str) -> str:
     """Name of a volume as part of a file name."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
-
-
-def make_folder(path: str | Path) -> Path:
-    """Create a folder for results.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be made.
-    """
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"The folder {folder} cannot be created: {error.strerror}.") from None
-    return folder
 
 
 def write_maps(reference: Volume, candidates: Sequence[Volume], folder: str | Path, overwrite: bool = False) -> list[Path]:
@@ -48,12 +32,14 @@ def write_maps(reference: Volume, candidates: Sequence[Volume], folder: str | Pa
     """
     folder = make_folder(folder)
     maps: dict[str, Volume] = {}
-    for candidate in candidates:
-        for kind in ERROR_FILES:
-            maps[f"{file_stem(candidate.name)}_error-{kind}"] = error_map(reference, candidate, kind)  # type: ignore[arg-type]
-    for volume in (reference, *candidates):
-        maps[f"{file_stem(volume.name)}_gradient"] = gradient_map(volume)
-        maps[f"{file_stem(volume.name)}_gradient-cohft"] = gradient_map(volume, "cohft")
+    volumes = (reference, *candidates)
+    for name, volume in zip(unique_names(v.name for v in volumes), volumes, strict=True):
+        stem = file_stem(name)
+        if volume is not reference:
+            for kind in ERROR_FILES:
+                maps[f"{stem}_error-{kind}"] = error_map(reference, volume, kind)  # type: ignore[arg-type]
+        maps[f"{stem}_gradient"] = gradient_map(volume)
+        maps[f"{stem}_gradient-cohft"] = gradient_map(volume, "cohft")
     paths = {folder / f"{name}.nii.gz": volume for name, volume in maps.items()}
     for path in paths:
         require_writable(path, overwrite)

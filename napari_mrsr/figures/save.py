@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
 
 from matplotlib.figure import Figure
 
-from napari_mrsr.errors import OutputError
-from napari_mrsr.io import write_whole
+from napari_mrsr.io import require_suffix, write_whole
 
 DPI = MappingProxyType({".png": 200, ".svg": 300, ".pdf": 300})
 """Dots per inch of the pixels, also of those inside vector files."""
@@ -38,10 +38,11 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], overwrite: bool = 
         If the suffix is another one, the file exists already, or the folder or disk refuses.
     """
     path = Path(path).expanduser()
-    suffix = path.suffix.lower()
-    if suffix not in DPI:
-        raise OutputError(f"{path.name}: unknown figure type; end the name in {', '.join(DPI)}.")
-    with write_whole(path, overwrite) as temporary:
-        # Named here so that the user's matplotlib settings cannot crop the page or make it transparent.
-        figure.savefig(temporary, format=suffix[1:], dpi=DPI[suffix], facecolor="white", transparent=False, bbox_inches=figure.bbox_inches)
+    suffix = require_suffix(path, tuple(DPI), "figure")
+    # Drawn into memory, because matplotlib turns a full disk into errors of many kinds. The options are named here so that the user's
+    # matplotlib settings cannot crop the page or make it transparent.
+    page = BytesIO()
+    figure.savefig(page, format=suffix[1:], dpi=DPI[suffix], facecolor="white", transparent=False, bbox_inches=figure.bbox_inches)
+    with write_whole(path, overwrite, need_bytes=page.tell()) as temporary:
+        temporary.write_bytes(page.getbuffer())
     return path

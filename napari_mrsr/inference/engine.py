@@ -82,7 +82,7 @@ def run(
     total = sum(t.voxels for t in plan.tiles)
     done = 0
     try:
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(1) as pool, monitor:
             if job.card.learned and total >= CALIBRATION_VOXELS:
                 pool.submit(monitor.calibrate, partial(_forward_cube, network, job, device)).result()
             for index, tile in enumerate(plan.tiles):
@@ -97,12 +97,11 @@ def run(
                 done += tile.voxels
                 monitor.check()
                 yield _progress(started, done / total, index + 1, len(plan.tiles))
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
         raise RunError(f"{device} ran out of memory with {plan.summary}; choose a smaller tile or another device.") from None
     except RuntimeError as error:
-        raise RunError(f"{job.card.name} failed on {device}: {str(error).splitlines()[0]}") from error
+        raise RunError(f"{job.card.name} failed on {device}: {(str(error) or 'no reason given').splitlines()[0]}") from error
     finally:
-        monitor.stop()
         del network
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -152,7 +151,7 @@ class _Monitor:
 
     def __init__(self, network: nn.Module, cancelled: Callable[[], bool]) -> None:
         leaves = [m for m in network.modules() if not any(True for _ in m.children())]
-        self._cancelled, self._seen = cancelled, 0
+        self._cancelled, self._abandoned, self._seen = cancelled, False, 0
         self._clock: list[float] = []
         self._shares = [(i + 1) / len(leaves) for i in range(len(leaves))]
         self._handles = [m.register_forward_hook(self._passed) for m in leaves]
@@ -178,12 +177,18 @@ class _Monitor:
         self.check()
 
     def check(self) -> None:
-        if self._cancelled():
+        if self._abandoned or self._cancelled():
             raise Cancelled("The run was stopped; nothing was kept.")
 
-    def stop(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+    def __enter__(self) -> _Monitor:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        # Whatever ended the run (an interrupt, a closed generator) also ends the pass that is still under way in the other thread.
+        self._abandoned = kind is not None
+        if kind is None:
+            for handle in self._handles:
+                handle.remove()
 
     def _passed(self, *_: Any) -> None:
         self._seen += 1

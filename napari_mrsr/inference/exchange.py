@@ -24,12 +24,21 @@ def exchange_folder() -> Path:
 
 
 def put_volume(volume: Volume, folder: Path) -> dict[str, Any]:
-    """Copy a volume into shared memory; the returned description is JSON-ready."""
+    """Copy a volume into shared memory; the returned description is JSON-ready.
+
+    Raises
+    ------
+    OSError
+        If the memory is full.
+    """
     path = folder / f"{uuid4().hex}.raw"
-    data = volume.data
-    shared = np.memmap(path, dtype=data.dtype, mode="w+", shape=data.shape)
-    shared[...] = data
-    shared.flush()
+    data = np.ascontiguousarray(volume.data)
+    # Written, not mapped: a full memory then is an OSError, where a mapped page would end the process.
+    try:
+        path.write_bytes(data.data)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
     return {
         "path": str(path),
         "dtype": data.dtype.str,

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from napari_mrsr.degradation import Protocol, get_protocol, recorded_degradation
 from napari_mrsr.errors import InputError
+from napari_mrsr.evaluation.align import require_finite
+from napari_mrsr.evaluation.fit import extents
 from napari_mrsr.grid import SamplingGrid, lattice_offset
 from napari_mrsr.intensity import estimate_noise, foreground_mask, intensity_range, require_content
 from napari_mrsr.volume import AXES, Box, Volume, axis_index
@@ -138,7 +140,10 @@ def prepare(volume: Volume, options: RunOptions, like: Volume | None = None, ref
         Unknown model, protocol or factor, constant or too small volume, ROI outside, missing reference.
     """
     card = get_card(options.model)
+    require_finite(volume)
     require_content(volume.data, volume.name)
+    if like is not None:
+        _require_overlap(volume, like)
     recorded = recorded_degradation(volume)
     name = options.protocol or (recorded.protocol if recorded else None) or card.protocol or "gaussian"
     protocol = get_protocol(name)
@@ -171,6 +176,12 @@ def prepare(volume: Volume, options: RunOptions, like: Volume | None = None, ref
     if card.uses_noise and card.learned and sigma / gain * 100 > card.domain.noise[1] * FAR:
         warnings.append(f"Noise of {sigma / gain * 100:.1f} % lies above the {card.domain.noise[1]:g} % that {card.name} was trained with.")
     return Job(card, protocol, scale, slice_axis, grid, affine, block, gain, sigma, source, tuple(warnings))
+
+
+def _require_overlap(volume: Volume, like: Volume) -> None:
+    ours, theirs = volume.box(), like.box()
+    if any(a >= d or c >= b for a, b, c, d in zip(ours.lower, ours.upper, theirs.lower, theirs.upper, strict=True)):
+        raise InputError(f"{volume.name} and {like.name} do not overlap: {extents(volume, like)}.")
 
 
 def _check_learned(card: Card, protocol: Protocol, scale: int, volume: Volume) -> list[str]:

@@ -60,8 +60,10 @@ class Worker:
                 command = json.loads(line)
             except ValueError:
                 continue
+            if not isinstance(command, dict):
+                continue
             if command.get("command") == "cancel":
-                self._cancelled.add(command["id"])
+                self._cancelled.add(command.get("id", -1))
             else:
                 self._commands.put(command)
         # The owner is gone: nobody waits for the rest of a run.

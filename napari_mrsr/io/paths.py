@@ -20,6 +20,36 @@ def split_suffix(path: Path, suffixes: tuple[str, ...]) -> tuple[str, str]:
     return path.name, ""
 
 
+def require_suffix(path: Path, suffixes: tuple[str, ...], kind: str) -> str:
+    """Suffix of a file to be written.
+
+    Raises
+    ------
+    OutputError
+        If it is none of `suffixes`.
+    """
+    _, suffix = split_suffix(path, suffixes)
+    if not suffix:
+        raise OutputError(f"{path.name}: unknown {kind} type; end the name in {', '.join(suffixes)}.")
+    return suffix
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Create a folder for results.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be made.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder {folder} cannot be created: {error.strerror}.") from None
+    return folder
+
+
 def require_readable(path: str | os.PathLike[str]) -> Path:
     """Path of an existing file.
 

@@ -10,8 +10,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_mrsr.errors import OutputError
-from napari_mrsr.io.paths import split_suffix, write_whole
+from napari_mrsr.io.paths import require_suffix, write_whole
 from napari_mrsr.io.sidecar import Record
 from napari_mrsr.volume import Volume
 
@@ -50,14 +49,10 @@ def write_volume(volume: Volume, path: str | os.PathLike[str], *, overwrite: boo
         If a file exists already, the format is unknown, the record is no JSON, or the folder or disk refuses.
     """
     path = Path(path).expanduser()
-    _, suffix = split_suffix(path, WRITABLE)
-    if not suffix:
-        raise OutputError(f"{path.name}: unknown image type; end the name in {', '.join(WRITABLE)}.")
+    suffix = require_suffix(path, WRITABLE, "image")
     array, affine = volume.to_storage()
     if array.dtype.kind == "f":
         array = array.astype(np.float32, copy=False)
-    elif array.dtype == np.bool_:
-        array = array.astype(np.uint8)
     record = Record.of(path, dict(volume.record) if sidecar else {}, overwrite)
     make = _mgh if suffix in (".mgz", ".mgh") else _nifti
     image = make(volume, np.ascontiguousarray(array), affine, suffix, description)

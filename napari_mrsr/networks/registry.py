@@ -69,5 +69,5 @@ def create(name: str, scale: int = 2, **options: Any) -> nn.Module:
         raise InputError(f"{architecture.title} is defined for factors {', '.join(map(str, architecture.scales))}, not {scale}.")
     try:
         return architecture.build(scale=scale, **options)
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise InputError(f"{architecture.title}: {error}.") from None

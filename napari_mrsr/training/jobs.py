@@ -15,7 +15,8 @@ from napari_mrsr.degradation import Degradation, degrade
 from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation import compare
 from napari_mrsr.inference import super_resolve
-from napari_mrsr.io import read_volume, require_writable, write_json
+from napari_mrsr.inference.plan import pick_device
+from napari_mrsr.io import make_folder, read_volume, require_writable, write_json
 from napari_mrsr.networks import create, get_architecture
 from napari_mrsr.training.data import find_volumes, subject
 from napari_mrsr.training.loop import StepDone, TrainingDone, TrainingStarted, ValidationDone, train
@@ -48,16 +49,14 @@ def train_to_files(recipe: Recipe, output: Path | None, *, resume: bool, acceler
     list of Path
         Weights and card.
     """
-    folder = output or user_weights_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(output or user_weights_folder())
+    device = pick_device(accelerator)
     weights, card_path = folder / f"{recipe.name}.safetensors", folder / f"{recipe.name}.json"
     for path in (weights, card_path):
         require_writable(path, overwrite)
-    runs = Path("runs")
-    runs.mkdir(exist_ok=True)
-    checkpoint = runs / f"{recipe.name}-{recipe.hash}.pt"
+    checkpoint = make_folder("runs") / f"{recipe.name}-{recipe.hash}.pt"
     done = None
-    for event in train(recipe, checkpoint, resume and checkpoint.exists(), accelerator=accelerator):
+    for event in train(recipe, checkpoint, resume and checkpoint.exists(), accelerator=device.type):
         if isinstance(event, TrainingDone):
             done = event
         elif (text := _line(event, recipe)) is not None:

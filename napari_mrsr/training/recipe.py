@@ -130,7 +130,7 @@ class Recipe(_Part):
     @property
     def hash(self) -> str:
         """First 12 hex digits of the sha256 of all values that change the weights."""
-        values = self.model_dump(mode="json", exclude={"summary": True, "data": {"root", "contrasts"}})
+        values = self.model_dump(mode="json", exclude={"summary": True, "data": {"root", "contrasts", "licences"}})
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_mrsr.errors import InputError
+from napari_mrsr.errors import InputError, OutputError
 from napari_mrsr.io import require_readable, write_whole
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MAX_HEADER = 2**20
 MAX_TENSORS = 4096
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -25,11 +26,21 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 def save_weights(state: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str], overwrite: bool = False) -> Path:
-    """Write tensors as safetensors, whole or not at all."""
+    """Write tensors as safetensors, whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        If the file exists, or the folder or disk refuses.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with write_whole(path, overwrite) as temporary:
-        save_file({k: v.contiguous() for k, v in state.items()}, temporary, dict(metadata))
+        try:
+            save_file({k: v.contiguous() for k, v in state.items()}, temporary, dict(metadata))
+        except SafetensorError as error:
+            raise OutputError(f"{path} could not be written: {error}.") from None
     return Path(path)
 
 
@@ -72,6 +83,9 @@ def read_weights(network: nn.Module, path: str | os.PathLike[str], sha256: str =
                 raise InputError(f"{path.name} holds {len(names)} tensors; at most {MAX_TENSORS} are accepted.")
             found_shapes = {k: tuple(tensors.get_slice(k).get_shape()) for k in names}
             _require_fit(path.name, wanted, found_shapes)
+            kinds = {k: tensors.get_slice(k).get_dtype() for k in names}
+            if wrong := sorted(k for k, kind in kinds.items() if kind not in FLOATS):
+                raise InputError(f"{path.name}: {wrong[0]} holds {kinds[wrong[0]]} values; weights must be floating-point numbers.")
             state = {k: tensors.get_tensor(k).to(torch.float32) for k in names}
     except SafetensorError as error:
         raise InputError(f"{path.name} is not a safetensors file or is cut off ({error}).") from None

@@ -117,7 +117,7 @@ def test_values_too_large_for_single_precision_are_refused(network, tmp_path):
 
 def test_integers_are_refused(network, tmp_path):
     state = {k: v.round().to(torch.int32) for k, v in make_network(seed=1).state_dict().items()}
-    refused(network, save_weights(state, tmp_path / "whole.safetensors", {}), "int32")
+    refused(network, save_weights(state, tmp_path / "whole.safetensors", {}), "I32 values")
 
 
 def test_an_oversized_header_is_refused_before_it_is_read(network, tmp_path):
