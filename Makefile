@@ -25,7 +25,7 @@ check:  ## lint, types, import contracts, manifest
 
 screenshots:  ## the pictures in README
 	@.ci/setup pyqt5,pyqt6,dev
-	$(SCREEN) $(BIN)/python tests/screenshots.py
+	QT_API=pyqt6 $(SCREEN) $(BIN)/python tests/screenshots.py
 
 # Folder of the training and test volumes.
 DATA ?= ../shared/data

@@ -218,8 +218,8 @@ def figure(
     from napari_mrsr.io import read_volume, require_suffix, require_writable
     from napari_mrsr.volume import Box
 
-    require_suffix(output, tuple(DPI), "figure")
     require_writable(output, overwrite)
+    require_suffix(output, tuple(DPI), "figure")
     truth, low = read_volume(hr), read_volume(lr)
     cubic = _run(low, RunOptions.create(model="cubic"), like=truth).replace(name="cubic")
     shown = [cubic, *(read_volume(p) for p in candidates)]
@@ -337,9 +337,9 @@ def _check_image(path: Path, overwrite: bool) -> None:
     """Refuse a target image (or its sidecar) before hours of work, not after."""
     from napari_mrsr.io import WRITABLE, require_suffix, require_writable, sidecar_path
 
+    require_writable(path, overwrite)
     require_suffix(path, WRITABLE, "image")
-    for target in (path, sidecar_path(path)):
-        require_writable(target, overwrite)
+    require_writable(sidecar_path(path), overwrite)
 
 
 def _free_folder(path: Path) -> Path:

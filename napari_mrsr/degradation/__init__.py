@@ -5,7 +5,9 @@ from napari_mrsr.degradation.protocols import (
     Degradation,
     Protocol,
     add_rician_noise,
+    axis_letter,
     degrade,
+    first_problem,
     get_protocol,
     recorded_degradation,
 )
@@ -18,7 +20,9 @@ __all__ = [
     "SeparableOperator",
     "add_rician_noise",
     "apply_along_axes",
+    "axis_letter",
     "degrade",
+    "first_problem",
     "get_protocol",
     "recorded_degradation",
 ]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from napari_mrsr.degradation import matrices
 from napari_mrsr.degradation.separable import SeparableOperator
@@ -123,7 +123,16 @@ class Degradation(BaseModel):
     @field_validator("axis", mode="before")
     @classmethod
     def _axis_letter(cls, value: Any) -> Any:
-        return AXES[axis_index(value)] if isinstance(value, str) else value
+        return axis_letter(value)
+
+    @model_validator(mode="after")
+    def _scale_fits(self) -> Degradation:
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"Unknown protocol {self.protocol!r}: use one of {', '.join(PROTOCOLS)}.")
+        scales = PROTOCOLS[self.protocol].scales
+        if self.scale not in scales:
+            raise ValueError(f"Protocol {self.protocol} is defined for factors {', '.join(map(str, scales))}, not {self.scale}.")
+        return self
 
     @classmethod
     def create(cls, **options: Any) -> Degradation:
@@ -135,14 +144,9 @@ class Degradation(BaseModel):
             With one sentence naming the option that is wrong.
         """
         try:
-            degradation = cls(**options)
+            return cls(**options)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise InputError(f"Degradation option {'.'.join(map(str, first['loc']))}: {first['msg']} (got {first.get('input')!r}).") from None
-        protocol = get_protocol(degradation.protocol)
-        if degradation.scale not in protocol.scales:
-            raise InputError(f"Protocol {protocol.name} is defined for factors {', '.join(map(str, protocol.scales))}, not {degradation.scale}.")
-        return degradation
+            raise InputError(first_problem(error, "Degradation option")) from None
 
     def slice_axis(self, volume: Volume) -> int:
         """Array axis across slices for a high-resolution volume."""
@@ -152,6 +156,22 @@ class Degradation(BaseModel):
         """Grid under a high-resolution volume of that shape."""
         protocol = get_protocol(self.protocol)
         return SamplingGrid.from_fine(shape, protocol.scale_per_axis(self.scale, slice_axis), protocol.alignment)
+
+
+def axis_letter(value: Any) -> Any:
+    """Canonical letter of an anatomical axis, for validators (raises ValueError); other values pass."""
+    try:
+        return AXES[axis_index(value)] if isinstance(value, str) else value
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+def first_problem(error: ValidationError, what: str) -> str:
+    """One sentence for the first problem pydantic found: ours as it is, pydantic's with the option it is about."""
+    first = error.errors()[0]
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    return f"{what} {'.'.join(map(str, first['loc'][:1]))}: {first['msg']} (got {first.get('input')!r})."
 
 
 def degrade(volume: Volume, degradation: Degradation) -> Volume:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from napari_mrsr.degradation import Protocol, get_protocol, recorded_degradation
+from napari_mrsr.degradation import Protocol, axis_letter, first_problem, get_protocol, recorded_degradation
 from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation.align import require_finite
 from napari_mrsr.evaluation.fit import extents
@@ -60,7 +60,7 @@ class RunOptions(BaseModel):
     @field_validator("axis", mode="before")
     @classmethod
     def _axis_letter(cls, value: Any) -> Any:
-        return AXES[axis_index(value)] if isinstance(value, str) else value
+        return axis_letter(value)
 
     @classmethod
     def create(cls, **options: Any) -> RunOptions:
@@ -74,8 +74,7 @@ class RunOptions(BaseModel):
         try:
             return cls(**options)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise InputError(f"Option {'.'.join(map(str, first['loc'][:1]))}: {first['msg']} (got {first.get('input')!r}).") from None
+            raise InputError(first_problem(error, "Option")) from None
 
     @property
     def box(self) -> Box | None:

@@ -20,6 +20,9 @@ from napari_mrsr.io import READABLE, read_volume
 from napari_mrsr.training.recipe import Recipe
 from napari_mrsr.volume import Volume
 
+FOREGROUND_TRIES = 20
+"""Places tried for a patch with enough tissue; the fullest is taken where none has it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Pair:
@@ -97,6 +100,7 @@ class PatchSampler:
         self.margin = recipe.patches.margin
         self._lr_edge = recipe.patches.size + 2 * self.margin
         self._images: list[NDArray[np.float32]] = []
+        self._masks: list[NDArray[np.bool_]] = []
         self._centres: list[NDArray[np.int32]] = []
         hr_size, hr_margin = recipe.patches.size * scale, self.margin * scale
         for volume in volumes:
@@ -106,6 +110,7 @@ class PatchSampler:
             # Mirrored as the degradation mirrors, so that patches at the border are degraded as the whole volume is.
             padding = [(hr_margin, hr_margin + max(0, hr_size - n)) for n in image.shape]
             self._images.append(np.pad(image, padding, mode="symmetric"))
+            self._masks.append(np.pad(mask, padding, mode="symmetric"))
             centres = np.argwhere(mask)
             self._centres.append(centres[:: max(1, len(centres) // 200_000)].astype(np.int32))
 
@@ -133,14 +138,22 @@ class PatchSampler:
         return np.ascontiguousarray(lr[inner_lr], np.float32), np.ascontiguousarray(hr[inner_hr], np.float32), level
 
     def _crop(self, index: int, rng: np.random.Generator) -> NDArray[np.float32]:
-        image, centres = self._images[index], self._centres[index]
-        edge = self._lr_edge * self.recipe.degradation.scale
-        centre = centres[rng.integers(len(centres))]
-        # In padded coordinates a block around the centre starts where the unpadded block would, so the margin is always there.
-        starts = [
-            int(np.clip(c + self.margin * self.recipe.degradation.scale - edge // 2, 0, n - edge)) for c, n in zip(centre, image.shape, strict=True)
-        ]
-        return image[tuple(slice(s, s + edge) for s in starts)]
+        image, mask, centres = self._images[index], self._masks[index], self._centres[index]
+        edge, margin = self._lr_edge * self.recipe.degradation.scale, self.margin * self.recipe.degradation.scale
+        best, most = (slice(0, edge),) * 3, -1.0
+        for _ in range(FOREGROUND_TRIES):
+            centre = centres[rng.integers(len(centres))]
+            # In padded coordinates a block around the centre starts where the unpadded block would, so the margin is always there.
+            starts = [int(np.clip(c + margin - edge // 2, 0, n - edge)) for c, n in zip(centre, image.shape, strict=True)]
+            block = (slice(starts[0], starts[0] + edge), slice(starts[1], starts[1] + edge), slice(starts[2], starts[2] + edge))
+            if not self.recipe.patches.foreground:
+                return image[block]
+            share = float(mask[tuple(slice(b.start + margin, b.stop - margin) for b in block)].mean())
+            if share > most:
+                best, most = block, share
+            if share >= self.recipe.patches.foreground:
+                break
+        return image[best]
 
     def _turn(self, hr: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
         if self.recipe.augmentation.turns:

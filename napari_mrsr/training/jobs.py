@@ -15,7 +15,6 @@ from napari_mrsr.degradation import Degradation, degrade
 from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation import compare
 from napari_mrsr.inference import super_resolve
-from napari_mrsr.inference.plan import pick_device
 from napari_mrsr.io import make_folder, read_volume, require_writable, write_json
 from napari_mrsr.networks import create, get_architecture
 from napari_mrsr.training.data import find_volumes, subject
@@ -50,21 +49,22 @@ def train_to_files(recipe: Recipe, output: Path | None, *, resume: bool, acceler
         Weights and card.
     """
     folder = make_folder(output or user_weights_folder())
-    device = pick_device(accelerator)
     weights, card_path = folder / f"{recipe.name}.safetensors", folder / f"{recipe.name}.json"
     for path in (weights, card_path):
         require_writable(path, overwrite)
     checkpoint = make_folder("runs") / f"{recipe.name}-{recipe.hash}.pt"
     done = None
-    for event in train(recipe, checkpoint, resume and checkpoint.exists(), accelerator=device.type):
+    for event in train(recipe, checkpoint, resume and checkpoint.exists(), accelerator=accelerator):
         if isinstance(event, TrainingDone):
             done = event
         elif (text := _line(event, recipe)) is not None:
             say(text)
     if done is None or not np.isfinite(done.psnr):
         raise InputError("The training ended before its first validation; let it run longer.")
+    card = make_card(done)
     save_weights(done.weights, weights, {"name": recipe.name, "architecture": recipe.network.name, "recipe": recipe.hash}, overwrite)
-    write_json(make_card(done, weights).model_dump(mode="json"), card_path, overwrite)
+    card = card.model_copy(update={"weights": weights.name, "sha256": sha256_of(weights), "size": weights.stat().st_size})
+    write_json(card.model_dump(mode="json"), card_path, overwrite)
     return [weights, card_path]
 
 
@@ -79,8 +79,8 @@ def _line(event: Any, recipe: Recipe) -> str | None:
     return None
 
 
-def make_card(done: TrainingDone, weights: Path) -> Card:
-    """Card of a freshly trained model; its quality table is filled by :func:`evaluate_model`."""
+def make_card(done: TrainingDone) -> Card:
+    """Card of a freshly trained model, still without its file; its quality table is filled by :func:`evaluate_model`."""
     recipe = done.recipe
     architecture = get_architecture(recipe.network.name)
     network = create(recipe.network.name, recipe.network.scale, **recipe.network.options)
@@ -102,9 +102,6 @@ def make_card(done: TrainingDone, weights: Path) -> Card:
         options=recipe.network.options,
         scale=recipe.network.scale,
         protocol=recipe.degradation.protocol,
-        weights=weights.name,
-        sha256=sha256_of(weights),
-        size=weights.stat().st_size,
         parameters=sum(p.numel() for p in network.parameters()),
         window=architecture.window,
         halo=architecture.halo(network),
@@ -176,6 +173,8 @@ def evaluate_model(model: str, paths: Sequence[Path], noise: Sequence[float], ca
         If a volume was used in training.
     """
     card = get_card(model)
+    if card_command is not None and not card.learned:
+        raise InputError(f"{model} has no card file to write a table into; leave --card out.")
     known = {entry.subject for entry in card.data}
     names = [c.name for c in list_models() if not c.learned] + ([model] if card.learned else [])
     table = []

@@ -15,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from napari_mrsr.degradation import get_protocol
 from napari_mrsr.errors import InputError, RunError
 from napari_mrsr.evaluation.metrics import psnr
-from napari_mrsr.networks import create
+from napari_mrsr.inference.plan import pick_device
+from napari_mrsr.networks import create, get_architecture
 from napari_mrsr.networks.losses import PIXEL_LOSSES, ParameterNorm
 from napari_mrsr.training.checkpoint import load_checkpoint, save_checkpoint
 from napari_mrsr.training.data import PatchSampler, ValidationCase, check_split, find_volumes, load_volumes, validation_case
@@ -83,7 +85,7 @@ def train(
     cancelled : callable
         Asked between steps; the run then ends with the best weights so far.
     accelerator : str
-        Fabric's accelerator: ``auto``, ``cpu``, ``cuda``, ``mps``.
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
 
     Yields
     ------
@@ -96,10 +98,12 @@ def train(
     RunError
         If the loss is no longer finite.
     """
+    _require_fit(recipe)
+    device = pick_device(accelerator)
     train_paths = find_volumes(recipe.data.root, recipe.data.train)
     validation_paths = find_volumes(recipe.data.root, recipe.data.validation)
     check_split(train_paths, validation_paths)
-    fabric = lightning_fabric.Fabric(accelerator=accelerator, devices=1)
+    fabric = lightning_fabric.Fabric(accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1)
     trainer = _Trainer(recipe, fabric)
     if resume:
         if checkpoint is None:
@@ -116,8 +120,9 @@ def train(
     )
     started = time.perf_counter()
     while trainer.step < recipe.steps and not cancelled():
+        rate = trainer.learning_rate
         losses = trainer.advance(sampler)
-        yield StepDone(trainer.step, losses, trainer.learning_rate, time.perf_counter() - started)
+        yield StepDone(trainer.step, losses, rate, time.perf_counter() - started)
         if trainer.step % recipe.validate_every == 0 or trainer.step == recipe.steps:
             value = trainer.validate(cases, trainer.averaged)
             best = trainer.keep_if_best(value)
@@ -128,6 +133,16 @@ def train(
             yield ValidationDone(trainer.step, value, best)
     trainer.seconds += time.perf_counter() - started
     yield TrainingDone(trainer.step, trainer.best_psnr, trainer.best, recipe, trainer.seconds / 60)
+
+
+def _require_fit(recipe: Recipe) -> None:
+    architecture, protocol = get_architecture(recipe.network.name), get_protocol(recipe.degradation.protocol)
+    if not architecture.learned:
+        raise InputError(f"{architecture.title} has no weights to train; choose a network.")
+    if recipe.network.scale != recipe.degradation.scale:
+        raise InputError(f"The network's scale {recipe.network.scale} differs from the degradation's {recipe.degradation.scale}; make them equal.")
+    if architecture.dimension == 3 and protocol.pattern != "3d":
+        raise InputError(f"{architecture.title} enlarges all three axes; protocol {protocol.name} is {protocol.pattern}. Choose a 3d protocol.")
 
 
 class _Trainer:
@@ -179,8 +194,10 @@ class _Trainer:
             raise RunError(f"The loss is no longer finite at step {self.step}; the best weights so far are kept. Lower the learning rate.")
         self.optimiser.zero_grad()
         self.fabric.backward(total)
-        if self.recipe.optimiser.clip:
-            self.fabric.clip_gradients(self.model, self.optimiser, max_norm=self.recipe.optimiser.clip)
+        limit = self.recipe.optimiser.clip or math.inf
+        norm = self.fabric.clip_gradients(self.model, self.optimiser, max_norm=limit, error_if_nonfinite=False)
+        if norm is not None and not torch.isfinite(norm):
+            raise RunError(f"The gradient is no longer finite at step {self.step}; the best weights so far are kept. Lower the learning rate.")
         self.optimiser.step()
         self.step += 1
         self._average()

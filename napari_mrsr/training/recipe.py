@@ -165,4 +165,4 @@ def load_recipe(path: str | os.PathLike[str], **changes: Any) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(p) for p in first["loc"])
-        raise InputError(f"{path.name}, field {field}: {first['msg'].rstrip('.')}.") from None
+        raise InputError(f"{path.name}, field {field}: {first['msg'].removeprefix('Value error, ').rstrip('.')}.") from None
