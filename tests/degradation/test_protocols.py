@@ -451,7 +451,6 @@ def test_wrong_options_are_refused_with_a_sentence(options, fragment):
         (np.arange(16.0).reshape(4, 4, 1), {}, "axis of 1 voxels cannot be reduced by a factor of 2"),
         (np.arange(27.0).reshape(3, 3, 3), {"scale": 4}, "axis of 3 voxels"),
         (-np.arange(512.0).reshape(8, 8, 8), {"noise": 3}, "no positive intensities"),
-        (np.arange(512.0).reshape(8, 8, 8), {"protocol": "blur"}, "Unknown protocol"),
     ],
 )
 def test_unusable_volumes_are_refused_with_a_sentence(make_affine, data, options, fragment):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import matplotlib as mpl
 import pytest
@@ -53,12 +54,12 @@ def test_failed_write_leaves_nothing_behind(figure, tmp_path, monkeypatch, kept)
     if kept:
         path.write_text(kept)
 
-    def full(target, **_options):
+    def full(target, _content):
         with open(target, "wb") as stream:
             stream.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(figure, "savefig", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputError, match="No space left"):
         save_figure(figure, path, overwrite=True)
     assert [p.read_text() for p in tmp_path.iterdir()] == ([kept] if kept else [])

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import pickle
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 
 from napari_mrsr.errors import InputError, OutputError
-from napari_mrsr.training.checkpoint import load_checkpoint, save_checkpoint
+from napari_mrsr.training.checkpoint import PARTS, load_checkpoint, save_checkpoint
 
 STATE = {"recipe": {"name": "tiny"}, "step": 3, "best_psnr": -float("inf"), "network": {"weight": torch.arange(6.0)}, "list": [1, "a", None]}
+STATE = {**dict.fromkeys(PARTS, 0), **STATE}
 
 
 @pytest.fixture
@@ -27,6 +29,14 @@ def full_disk(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def half_then(error):
+    def write(path, _content):
+        path.write_text("half")
+        raise error
+
+    return write
 
 
 def test_a_state_survives_its_file(path):
@@ -47,11 +57,7 @@ def test_a_failed_write_leaves_the_older_state(path, monkeypatch):
     save_checkpoint(STATE, path)
     before = path.read_bytes()
 
-    def half(state, target):
-        target.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", half)
+    monkeypatch.setattr(Path, "write_bytes", half_then(OSError(28, "No space left on device")))
     with pytest.raises(OutputError, match="No space left on device"):
         save_checkpoint({**STATE, "step": 4}, path)
     assert path.read_bytes() == before
@@ -62,11 +68,7 @@ def test_an_interrupt_while_writing_leaves_the_older_state(path, monkeypatch):
     save_checkpoint(STATE, path)
     before = path.read_bytes()
 
-    def stopped(state, target):
-        target.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(torch, "save", stopped)
+    monkeypatch.setattr(Path, "write_bytes", half_then(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(STATE, path)
     assert path.read_bytes() == before

@@ -18,7 +18,9 @@ def _cubic(size: int, scale: int, upward: bool) -> Tensor:
         positions = AxisSampling.from_coarse(size, scale, "edges").fine_positions()
     else:
         positions = AxisSampling.from_fine(size, scale, "edges").coarse_positions()
-    return torch.from_numpy(kernel_matrix(positions, size, keys_kernel, 2.0))
+    # A tensor made in inference mode could never take part in training, and this one outlives the call.
+    with torch.inference_mode(False):
+        return torch.from_numpy(kernel_matrix(positions, size, keys_kernel, 2.0))
 
 
 def _resize(x: Tensor, scale: int, upward: bool) -> Tensor:
