@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QFileDialog, QFormLayout, QGridLayout, QLabel, QMessageBox, QProgressBar, QPushButton, QWidget
 
 from napari_mrsr.degradation import PROTOCOLS
@@ -26,6 +27,7 @@ ROLES = {
     Role.REFERENCE: "Another contrast of the same person, for networks that use one",
     Role.GROUND_TRUTH: "Sharp volume to judge the result by, if there is one",
 }
+START_WORKER_MS = 500
 WHOLE, SLICE, BOX = "Whole volume", "Current slice", "Box drawn in the viewer"
 FIELDS: dict[str, dict[str, Any]] = {
     "scale": {"label": "Factor", "choices": list(range(2, 9)), "tooltip": "default: the model's own factor"},
@@ -67,7 +69,11 @@ class SuperResolveDock(Dock):
         self.refresh_models()
         self._set_busy(False)
         self._runs_changed()
-        self.client.ask_devices()
+        # A process that starts takes the processor from the window that is still being drawn.
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.timeout.connect(self.client.ask_devices)
+        self._later.start(START_WORKER_MS)
 
     def refresh_models(self) -> None:
         """Read the list of models anew."""
