@@ -52,7 +52,8 @@ def show(session: Session, findings: Findings, options: dict[str, Any], summary:
     result = findings.result
     name = _free_name(f"SR {result.record['run']['model']}", session)
     shown = _companions(session)
-    limits = tuple(shown[0].contrast_limits) if shown else None
+    # One window for all: the truth's where there is one, else that of the low resolution.
+    limits = tuple(shown[-1].contrast_limits) if shown else None
     extra = {"contrast_limits": limits} if limits else {}
     run = Run(name, None, options=options, summary=summary)  # type: ignore[arg-type]
 
@@ -77,14 +78,17 @@ def show(session: Session, findings: Findings, options: dict[str, Any], summary:
     images = [*shown, run.result]
     _share_range(images)
     link_layers(images, LINKED)
+    if limits:
+        for layer in images:
+            layer.contrast_limits = limits
     session.add_run(run)
     return run
 
 
 def _companions(session: Session) -> list[Layer]:
-    """Images that a result is compared with: low resolution, ground truth, earlier results."""
+    """Images that a result is compared with: earlier results, low resolution, ground truth."""
     roles = [session.layer(role) for role in (Role.LOW_RESOLUTION, Role.GROUND_TRUTH)]
-    return [layer for layer in (*roles, *(run.result for run in session.runs)) if layer is not None and layer in session.viewer.layers]
+    return [layer for layer in (*(run.result for run in session.runs), *roles) if layer is not None and layer in session.viewer.layers]
 
 
 def _share_range(layers: list[Layer]) -> None:

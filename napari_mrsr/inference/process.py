@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+NEVER = -1
 
 
 def tune_process() -> None:
@@ -20,7 +21,7 @@ def tune_process() -> None:
         try:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(_M_MMAP_MAX, 0)
-            libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+            libc.mallopt(_M_TRIM_THRESHOLD, NEVER)
         except (OSError, AttributeError):  # another C library: nothing to tune
             pass
     if "OMP_NUM_THREADS" not in os.environ:

@@ -26,6 +26,7 @@ from napari_mrsr.evaluation.metrics import psnr
 from napari_mrsr.intensity import intensity_range
 from napari_mrsr.samples import read_sample
 from napari_mrsr.volume import Volume
+from napari_mrsr.zoo import list_models
 
 SAMPLE = "arc2017_T1w"
 WHOLE = 100_000
@@ -165,6 +166,8 @@ def main() -> None:
     if arguments.only:
         print(json.dumps(measure(arguments.only, arguments, arguments.target)))
         return
+    if arguments.model not in [card.name for card in list_models() if card.learned]:
+        raise SystemExit(f"There is no network {arguments.model!r} with weights here.")
     result = report(arguments)
     print(table(result))
     if arguments.json:

@@ -5,6 +5,7 @@ import logging
 import math
 import sys
 import time
+from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -95,12 +96,19 @@ def cftn(add_model):
     """The shipped network, or a small random one where none is shipped."""
     if (WEIGHTS / "cftn-x2.json").exists():
         return "cftn-x2"
+    return add_model("cftn-small", "cftn", options=SMALL_CFTN, window=8, halo=24, halo_error=small_cftn_error())
+
+
+SMALL_CFTN = {"channels": 4, "blocks": 2, "ca_reduction": 2}
+
+
+@cache
+def small_cftn_error():
+    """What a trained network's card would state; some seconds."""
     from napari_mrsr.training.jobs import halo_error
 
-    options = {"channels": 4, "blocks": 2, "ca_reduction": 2}
     torch.manual_seed(2)
-    error = halo_error(create("cftn", 2, **options), 8, 24, 8)
-    return add_model("cftn-small", "cftn", options=options, window=8, halo=24, halo_error=error)
+    return halo_error(create("cftn", 2, **SMALL_CFTN), 8, 24, 8)
 
 
 def deviation(a, b, gain):
