@@ -17,12 +17,9 @@ def camera(viewer: Any) -> Any:
 
 
 def scale_bar(viewer: Any) -> Any:
-    """``viewer.canvas.scale_bar`` or ``viewer.scene.scale_bar`` since napari 0.9, ``viewer.scale_bar`` before."""
-    for place in ("canvas", "scene"):
-        bar = getattr(getattr(viewer, place, None), "scale_bar", None)
-        if bar is not None:
-            return bar
-    return viewer.scale_bar
+    """``viewer.canvas.overlays.scale_bar`` since napari 0.9, ``viewer.scale_bar`` before."""
+    overlays = getattr(getattr(viewer, "canvas", None), "overlays", None)
+    return viewer.scale_bar if overlays is None else overlays.scale_bar
 
 
 def main_window(viewer: Any) -> Any:

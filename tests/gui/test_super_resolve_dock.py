@@ -261,7 +261,7 @@ def test_labels_fit_at_a_small_window(qtbot, pair, dock):
 
 def test_an_open_dock_has_imported_no_torch():
     code = (
-        "import sys, napari; from napari_mrsr.gui.super_resolve_dock import SuperResolveDock;"
-        "v = napari.Viewer(show=False); d = SuperResolveDock(v); bad = 'torch' in sys.modules; d.client.close(); v.close(); sys.exit(bad)"
+        "import os, sys, napari; from napari_mrsr.gui.super_resolve_dock import SuperResolveDock;"
+        "v = napari.Viewer(show=False); d = SuperResolveDock(v); bad = 'torch' in sys.modules; d.client.close(); os._exit(bad)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
