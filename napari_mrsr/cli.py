@@ -36,7 +36,7 @@ app = typer.Typer(
 )
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
-Index = Annotated[int | None, typer.Option(help="Which volume of a 4D input, from 0.")]
+Index = Annotated[int | None, typer.Option(help="Which volume of 4D inputs, from 0.")]
 Axis = Annotated[str | None, typer.Option(help="Axis across slices: R, A or S (anatomical). Default: the coarsest spacing, ties S.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the noise.")]
 
@@ -149,7 +149,7 @@ def run(
     Example: napari-mrsr run T1_lr.nii.gz --model cftn-x2 -o T1_sr.nii.gz
     """
     from napari_mrsr.inference import RunOptions
-    from napari_mrsr.io import read_volume, write_volume
+    from napari_mrsr.io import write_volume
     from napari_mrsr.volume import Box
 
     _check_image(output, overwrite)
@@ -157,8 +157,8 @@ def run(
     options = RunOptions.create(
         model=model, scale=scale, protocol=protocol, axis=axis, noise=noise, device=device, tile=tile, roi=(*box.lower, *box.upper) if box else None
     )
-    volumes = {role: read_volume(path) if path else None for role, path in (("reference", reference), ("like", like))}
-    result = _run(read_volume(lr, index), options, volumes["reference"], volumes["like"])
+    volumes = {role: _read(path, index) if path else None for role, path in (("reference", reference), ("like", like))}
+    result = _run(_read(lr, index), options, volumes["reference"], volumes["like"])
     text = f"napari-mrsr {model} x{max(result.record['run']['scale']):g} {result.record['run']['protocol']}"
     for path in write_volume(result, output, overwrite=overwrite, description=text):
         _say(str(path))
@@ -172,6 +172,7 @@ def compare(
     convention: Annotated[str, typer.Option(help="mrsr-1 or volume-max.")] = "mrsr-1",
     maps: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write error and gradient maps there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    index: Index = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Score volumes against the truth on the region all of them cover; numbers say how they were computed.
@@ -181,11 +182,10 @@ def compare(
     from napari_mrsr.evaluation import compare as compare_volumes
     from napari_mrsr.evaluation import format_table
     from napari_mrsr.figures import write_maps
-    from napari_mrsr.io import read_volume
 
-    truth = read_volume(hr)
-    volumes = [read_volume(p) for p in candidates]
-    comparison = compare_volumes(truth, volumes, convention=convention, mask=read_volume(mask) if mask else None)
+    truth = _read(hr, index)
+    volumes = [_read(p, index) for p in candidates]
+    comparison = compare_volumes(truth, volumes, convention=convention, mask=_read(mask, index) if mask else None)
     written = write_maps(truth, volumes, maps, overwrite) if maps is not None else []
     if as_json:
         _say(json.dumps(comparison.model_dump(mode="json") | {"maps": [str(p) for p in written]}, indent=2))
@@ -205,6 +205,7 @@ def figure(
     position: Annotated[float | None, typer.Option(help="Slice position in mm (default: the fullest slice).")] = None,
     zoom: Annotated[str | None, typer.Option(help="Inset: x0,y0,z0,x1,y1,z1 in mm.")] = None,
     convention: Annotated[str, typer.Option(help="mrsr-1 or volume-max.")] = "mrsr-1",
+    index: Index = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw LR / cubic / SR / HR with zoom inset, error strip and metrics.
@@ -215,14 +216,14 @@ def figure(
     from napari_mrsr.figures import comparison_figure, save_figure
     from napari_mrsr.figures.save import DPI
     from napari_mrsr.inference import RunOptions
-    from napari_mrsr.io import read_volume, require_suffix, require_writable
+    from napari_mrsr.io import require_suffix, require_writable
     from napari_mrsr.volume import Box
 
     require_writable(output, overwrite)
     require_suffix(output, tuple(DPI), "figure")
-    truth, low = read_volume(hr), read_volume(lr)
+    truth, low = _read(hr, index), _read(lr, index)
     cubic = _run(low, RunOptions.create(model="cubic"), like=truth).replace(name="cubic")
-    shown = [cubic, *(read_volume(p) for p in candidates)]
+    shown = [cubic, *(_read(p, index) for p in candidates)]
     comparison = compare_volumes(truth, shown, convention=convention)
     drawing = comparison_figure(low, shown, truth, comparison=comparison, plane=plane, position=position, zoom=Box.parse(zoom) if zoom else None)
     _say(str(save_figure(drawing, output, overwrite)))
@@ -306,6 +307,19 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
     if version:
         _say(f"napari-mrsr {__version__}")
         raise typer.Exit
+
+
+def _read(path: Path, index: int | None) -> Volume:
+    """Read a volume; the index is for those files among several that need one."""
+    from napari_mrsr.errors import SeveralVolumesError
+    from napari_mrsr.io import read_volume
+
+    try:
+        return read_volume(path)
+    except SeveralVolumesError:
+        if index is None:
+            raise
+        return read_volume(path, index)
 
 
 def _run(volume: Volume, options: RunOptions, reference: Volume | None = None, like: Volume | None = None) -> Volume:

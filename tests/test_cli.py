@@ -564,6 +564,14 @@ def test_bad_input_is_one_sentence(refused, fragment, arguments):
     refused(fragment, *arguments)
 
 
+@pytest.mark.parametrize("arguments", [("compare", "hr.nii.gz", "two.nii.gz"), ("compare", "two.nii.gz", "hr.nii.gz"), ("run", "two.nii.gz", *TO)])
+def test_advice_can_be_followed(refused, call, arguments):
+    """An option named in a sentence is one the command has."""
+    refused("two.nii.gz: holds 2 volumes", *arguments)
+    advised = set(re.findall(r"--[a-z]+", call(*arguments).err))
+    assert advised <= set(re.findall(r"--[a-z]+", call(arguments[0], "--help").out))
+
+
 @pytest.mark.parametrize(
     ("fragment", "arguments"),
     [

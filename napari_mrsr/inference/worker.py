@@ -90,6 +90,8 @@ class Worker:
             self._send("cancelled", id=number)
         except MrsrError as error:
             self._send("failed", id=number, message=str(error))
+        except OSError as error:
+            self._send("failed", id=number, message=f"The result could not be handed over, there is no space for it: {error.strerror or error}.")
         except Exception as error:  # noqa: BLE001 - a worker reports everything; the viewer shows it
             traceback.print_exc()
             self._send("failed", id=number, message=f"Unexpected {type(error).__name__}: {error}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_mrsr.errors import InputError, OutputError
+from napari_mrsr.errors import InputError
 from napari_mrsr.io import require_readable, write_whole
 
 if TYPE_CHECKING:
@@ -33,14 +34,12 @@ def save_weights(state: Mapping[str, Tensor], path: str | os.PathLike[str], meta
     OutputError
         If the file exists, or the folder or disk refuses.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    with write_whole(path, overwrite) as temporary:
-        try:
-            save_file({k: v.contiguous() for k, v in state.items()}, temporary, dict(metadata))
-        except SafetensorError as error:
-            raise OutputError(f"{path} could not be written: {error}.") from None
+    # One entry, because safetensors stores several in an order that changes from run to run, and with it the checksum.
+    content = save({k: v.contiguous() for k, v in state.items()}, {"napari_mrsr": json.dumps(dict(metadata), sort_keys=True)})
+    with write_whole(path, overwrite, need_bytes=len(content)) as temporary:
+        temporary.write_bytes(content)
     return Path(path)
 
 

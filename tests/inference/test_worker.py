@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
@@ -8,12 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
+from io import StringIO
 
 import numpy as np
 import pytest
 import torch
 
-from napari_mrsr.inference import super_resolve
+from napari_mrsr.inference import super_resolve, worker
 from napari_mrsr.inference.exchange import exchange_folder, put_volume, take_volume
 from napari_mrsr.networks import create
 from napari_mrsr.zoo import Card, save_weights, sha256_of
@@ -185,6 +187,29 @@ def test_a_volume_that_is_not_there_is_told(owner, make_volume):
         owner.say(command="run", id=owner.number, folder=str(owner.folder), options={"model": "cubic"}, volume=volume)
         answer = owner.event()
         assert (answer["event"], answer["id"]) == ("failed", owner.number)
+
+
+def test_a_result_that_does_not_fit_into_shared_memory_is_told(make_volume, monkeypatch):
+    """Containers give /dev/shm 64 MB, less than the result of one head at 0.8 mm."""
+    folder, answers = exchange_folder(), StringIO()
+    volume = put_volume(make_volume((8, 8, 8)), folder)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(worker, "put_volume", full)
+    commands = queue.Queue()
+    monkeypatch.setattr(worker.Worker, "_listen", lambda *_: None)
+    serving = worker.Worker(answers)
+    monkeypatch.setattr(serving, "_commands", commands)
+    commands.put({"command": "run", "id": 1, "folder": str(folder), "options": {"model": "cubic"}, "volume": volume})
+    commands.put(None)
+    serving.serve(StringIO())
+    folder.rmdir()
+    last = json.loads(answers.getvalue().splitlines()[-1])
+    assert last["event"] == "failed"
+    assert "space" in last["message"] or "memory" in last["message"]
+    assert "Unexpected" not in last["message"]
 
 
 def test_cancel_answers_cancelled_and_the_next_run_works(owner, make_volume):

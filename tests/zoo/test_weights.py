@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import stat
 import struct
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import nn
 
 from napari_mrsr.errors import InputError, OutputError
@@ -167,11 +170,11 @@ def test_saving_is_whole_or_not_at_all(good, monkeypatch):
     with pytest.raises(OutputError, match="exists already"):
         save_weights(make_network(seed=2).state_dict(), good, {})
 
-    def half(state, path, metadata):
-        save_file(state, path, metadata)
+    def half(path, content):
+        path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(OutputError, match="No space left on device"):
         save_weights(make_network(seed=2).state_dict(), good, {}, overwrite=True)
     assert good.read_bytes() == before
@@ -208,4 +211,20 @@ def full_disk():
 def test_metadata_is_kept(good):
     header = good.read_bytes()
     length = struct.unpack("<Q", header[:8])[0]
-    assert json.loads(header[8 : 8 + length])["__metadata__"] == {"name": "good"}
+    assert json.loads(header[8 : 8 + length])["__metadata__"] == {"napari_mrsr": '{"name": "good"}'}
+
+
+def test_the_same_weights_make_the_same_file(tmp_path):
+    """Else the checksum of a repeated training would differ although nothing else does."""
+    metadata = {"name": "toy", "architecture": "toy", "recipe": "0123", "more": "words"}
+    sums = {sha256_of(save_weights(make_network().state_dict(), tmp_path / f"{n}.safetensors", metadata)) for n in range(8)}
+    assert len(sums) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_others_may_read_the_file(tmp_path):
+    """Weights installed or trained by one user are for all, as far as that user's umask allows."""
+    plain = tmp_path / "plain"
+    plain.write_text("x")
+    path = save_weights(make_network().state_dict(), tmp_path / "a.safetensors", {})
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
