@@ -149,7 +149,7 @@ def run(
     Example: napari-mrsr run T1_lr.nii.gz --model cftn-x2 -o T1_sr.nii.gz
     """
     from napari_mrsr.inference import RunOptions
-    from napari_mrsr.io import write_volume
+    from napari_mrsr.io import read_volume, write_volume
     from napari_mrsr.volume import Box
 
     _check_image(output, overwrite)
@@ -158,7 +158,7 @@ def run(
         model=model, scale=scale, protocol=protocol, axis=axis, noise=noise, device=device, tile=tile, roi=(*box.lower, *box.upper) if box else None
     )
     volumes = {role: _read(path, index) if path else None for role, path in (("reference", reference), ("like", like))}
-    result = _run(_read(lr, index), options, volumes["reference"], volumes["like"])
+    result = _run(read_volume(lr, index), options, volumes["reference"], volumes["like"])
     text = f"napari-mrsr {model} x{max(result.record['run']['scale']):g} {result.record['run']['protocol']}"
     for path in write_volume(result, output, overwrite=overwrite, description=text):
         _say(str(path))

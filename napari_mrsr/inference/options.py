@@ -152,6 +152,8 @@ def prepare(volume: Volume, options: RunOptions, like: Volume | None = None, ref
         warnings += _check_learned(card, protocol, scale, volume)
     if card.reference == "needed" and reference is None:
         raise InputError(f"{card.name} needs a reference contrast of the same person; give one.")
+    if card.reference == "none" and reference is not None:
+        warnings.append(f"{card.name} takes no reference contrast; {reference.name} is not used.")
     if recorded and recorded.scale != scale:
         warnings.append(f"The input was degraded by a factor of {recorded.scale}, it is enlarged by {scale}.")
     letter = options.axis or (recorded.axis if recorded else None)

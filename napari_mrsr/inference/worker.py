@@ -24,11 +24,12 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from napari_mrsr.errors import Cancelled, MrsrError
+from napari_mrsr.errors import Cancelled, MrsrError, RunError
 from napari_mrsr.inference.events import Progress, RunDone, RunStarted
 from napari_mrsr.inference.exchange import put_volume, take_volume
 from napari_mrsr.inference.options import RunOptions
 from napari_mrsr.inference.process import list_devices, tune_process
+from napari_mrsr.volume import Volume
 
 
 class Worker:
@@ -85,13 +86,11 @@ class Worker:
                 elif isinstance(event, Progress):
                     self._send("progress", id=number, fraction=event.fraction, seconds_left=event.seconds_left, tile=event.tile, tiles=event.tiles)
                 elif isinstance(event, RunDone):
-                    self._send("done", id=number, seconds=event.seconds, volume=put_volume(event.volume, Path(command["folder"])))
+                    self._send("done", id=number, seconds=event.seconds, volume=_hand_over(event.volume, Path(command["folder"])))
         except Cancelled:
             self._send("cancelled", id=number)
         except MrsrError as error:
             self._send("failed", id=number, message=str(error))
-        except OSError as error:
-            self._send("failed", id=number, message=f"The result could not be handed over, there is no space for it: {error.strerror or error}.")
         except Exception as error:  # noqa: BLE001 - a worker reports everything; the viewer shows it
             traceback.print_exc()
             self._send("failed", id=number, message=f"Unexpected {type(error).__name__}: {error}")
@@ -99,6 +98,13 @@ class Worker:
     def _send(self, event: str, **values: Any) -> None:
         self._answers.write(json.dumps({"event": event, **values}) + "\n")
         self._answers.flush()
+
+
+def _hand_over(volume: Volume, folder: Path) -> dict[str, Any]:
+    try:
+        return put_volume(volume, folder)
+    except OSError as error:
+        raise RunError(f"The result could not be handed over, there is no space for it in {folder.parent}: {error.strerror or error}.") from None
 
 
 def main() -> None:
