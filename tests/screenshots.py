@@ -59,6 +59,7 @@ def main() -> None:
     viewer.reset_view()
     picture(viewer, "workspace.png")
     viewer.grid.enabled = False
+    viewer.reset_view()
     show_only(viewer, "error")
     picture(viewer, "error.png")
     show_only(viewer, "gradient SR")
