@@ -2,12 +2,12 @@
 
 from napari_mrsr.degradation.protocols import (
     PROTOCOLS,
+    AxisName,
     Degradation,
+    Options,
     Protocol,
     add_rician_noise,
-    axis_letter,
     degrade,
-    first_problem,
     get_protocol,
     recorded_degradation,
 )
@@ -15,14 +15,14 @@ from napari_mrsr.degradation.separable import SeparableOperator, apply_along_axe
 
 __all__ = [
     "PROTOCOLS",
+    "AxisName",
     "Degradation",
+    "Options",
     "Protocol",
     "SeparableOperator",
     "add_rician_noise",
     "apply_along_axes",
-    "axis_letter",
     "degrade",
-    "first_problem",
     "get_protocol",
     "recorded_degradation",
 ]

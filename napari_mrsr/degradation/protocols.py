@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from napari_mrsr.degradation import matrices
 from napari_mrsr.degradation.separable import SeparableOperator
@@ -95,7 +95,49 @@ def get_protocol(name: str) -> Protocol:
         raise InputError(f"Unknown protocol {name!r}: use one of {', '.join(PROTOCOLS)}.") from None
 
 
-class Degradation(BaseModel):
+def _letter(value: Any) -> Any:
+    try:
+        return AXES[axis_index(value)] if isinstance(value, str) else value
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+AxisName = Annotated[Literal["R", "A", "S"], BeforeValidator(_letter)]
+"""Anatomical axis; L, P, I and small letters name the same axes."""
+
+
+class Options(BaseModel):
+    """Base of the models that describe a job: unknown fields refused, problems told in one sentence.
+
+    Attributes
+    ----------
+    kind : str
+        What a field is called in that sentence.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: ClassVar[str] = "Option"
+
+    @classmethod
+    def create(cls, **options: Any) -> Self:
+        """Validated options.
+
+        Raises
+        ------
+        InputError
+            With one sentence naming the option that is wrong.
+        """
+        try:
+            return cls(**options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            if first["type"] == "value_error":  # one of our own sentences
+                raise InputError(str(first["ctx"]["error"])) from None
+            raise InputError(f"{cls.kind} {'.'.join(map(str, first['loc'][:1]))}: {first['msg']} (got {first.get('input')!r}).") from None
+
+
+class Degradation(Options):
     """One degradation, as the command line, the sidecar file and the recipes write it.
 
     Attributes
@@ -112,18 +154,13 @@ class Degradation(BaseModel):
         Seed of the noise.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: ClassVar[str] = "Degradation option"
 
     protocol: str = "gaussian"
     scale: int = 2
-    axis: Literal["R", "A", "S"] | None = None
+    axis: AxisName | None = None
     noise: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
     seed: Annotated[int, Field(ge=0)] = 0
-
-    @field_validator("axis", mode="before")
-    @classmethod
-    def _axis_letter(cls, value: Any) -> Any:
-        return axis_letter(value)
 
     @model_validator(mode="after")
     def _scale_fits(self) -> Degradation:
@@ -134,20 +171,6 @@ class Degradation(BaseModel):
             raise ValueError(f"Protocol {self.protocol} is defined for factors {', '.join(map(str, scales))}, not {self.scale}.")
         return self
 
-    @classmethod
-    def create(cls, **options: Any) -> Degradation:
-        """Validated degradation.
-
-        Raises
-        ------
-        InputError
-            With one sentence naming the option that is wrong.
-        """
-        try:
-            return cls(**options)
-        except ValidationError as error:
-            raise InputError(first_problem(error, "Degradation option")) from None
-
     def slice_axis(self, volume: Volume) -> int:
         """Array axis across slices for a high-resolution volume."""
         return axis_index(self.axis) if self.axis else volume.slice_axis()
@@ -156,22 +179,6 @@ class Degradation(BaseModel):
         """Grid under a high-resolution volume of that shape."""
         protocol = get_protocol(self.protocol)
         return SamplingGrid.from_fine(shape, protocol.scale_per_axis(self.scale, slice_axis), protocol.alignment)
-
-
-def axis_letter(value: Any) -> Any:
-    """Canonical letter of an anatomical axis, for validators (raises ValueError); other values pass."""
-    try:
-        return AXES[axis_index(value)] if isinstance(value, str) else value
-    except InputError as error:
-        raise ValueError(str(error)) from None
-
-
-def first_problem(error: ValidationError, what: str) -> str:
-    """One sentence for the first problem pydantic found: ours as it is, pydantic's with the option it is about."""
-    first = error.errors()[0]
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    return f"{what} {'.'.join(map(str, first['loc'][:1]))}: {first['msg']} (got {first.get('input')!r})."
 
 
 def degrade(volume: Volume, degradation: Degradation) -> Volume:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field
 
-from napari_mrsr.degradation import Protocol, axis_letter, first_problem, get_protocol, recorded_degradation
+from napari_mrsr.degradation import AxisName, Options, Protocol, get_protocol, recorded_degradation
 from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation.align import require_finite
 from napari_mrsr.evaluation.fit import extents
@@ -23,7 +23,7 @@ FAR = 1.25
 """A voxel edge outside the trained range by more than this factor is far from what the network knows."""
 
 
-class RunOptions(BaseModel):
+class RunOptions(Options):
     """Options of one super-resolution run.
 
     Attributes
@@ -46,35 +46,14 @@ class RunOptions(BaseModel):
         Largest tile edge in LR voxels; None lets the planner choose.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     model: str = "cftn-x2"
     scale: Annotated[int, Field(ge=2, le=8)] | None = None
     protocol: str | None = None
-    axis: Literal["R", "A", "S"] | None = None
+    axis: AxisName | None = None
     noise: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
     roi: tuple[float, float, float, float, float, float] | None = None
     device: str = "auto"
     tile: Annotated[int, Field(ge=8)] | None = None
-
-    @field_validator("axis", mode="before")
-    @classmethod
-    def _axis_letter(cls, value: Any) -> Any:
-        return axis_letter(value)
-
-    @classmethod
-    def create(cls, **options: Any) -> RunOptions:
-        """Validated options.
-
-        Raises
-        ------
-        InputError
-            With one sentence naming the option that is wrong.
-        """
-        try:
-            return cls(**options)
-        except ValidationError as error:
-            raise InputError(first_problem(error, "Option")) from None
 
     @property
     def box(self) -> Box | None:
