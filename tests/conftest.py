@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,60 @@ def shared_data():
         return full
 
     return path
+
+
+@pytest.fixture(scope="session")
+def parity_file():
+    """Path of a file below ../shared/fixtures/parity; the test is skipped where it is missing."""
+
+    def path(name: str) -> Path:
+        full = SHARED / "fixtures" / "parity" / name
+        if not full.exists():
+            pytest.skip(f"{full} is not here")
+        return full
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def parity_weights(parity_file):
+    """State dict of a reference implementation from its key list and salt, by the recipe of the fixtures' README."""
+
+    def value(name: str, shape: tuple[int, ...], salt: str) -> np.ndarray:
+        last = name.rsplit(".", 1)[-1]
+        if "temperature" in last:
+            mean, std = 1.0, 0.5
+        elif last == "alpha":
+            mean, std = 0.0, 0.5
+        elif "relative_position_bias_table" in name:
+            mean, std = 0.0, 0.2
+        elif last == "input":
+            mean, std = 0.0, 1.0
+        elif len(shape) == 1:
+            mean, std = (1.0, 0.1) if last == "weight" else (0.0, 0.05)
+        elif name.startswith("final_layers") or name.split(".")[0] == "style":
+            mean, std = 0.0, 100.0
+        elif ".style.weight" in name or name.startswith(("condition_", "fusion_convs")):
+            mean, std = 0.0, 1.0
+        else:
+            mean, std = 0.0, (0.7 if len(shape) == 4 else 1.0) / np.sqrt(np.prod(shape[1:]))
+        rng = np.random.default_rng(zlib.crc32(f"{salt}|{name}".encode()))
+        return (mean + std * rng.standard_normal(shape)).astype(np.float32)
+
+    def weights(keys: str, salt: str) -> dict[str, torch.Tensor]:
+        state = {}
+        for line in parity_file(keys).read_text().splitlines():
+            if not line.strip() or line.startswith("#"):
+                continue
+            name, sizes = line.split(" ", 1)
+            shape = tuple(int(n) for n in sizes[1 : sizes.index(")")].split(",") if n.strip())
+            buffers = ("relative_position_index", "attn_mask", "_float_tensor", "kernel")
+            if name.rsplit(".", 1)[-1].startswith(buffers):
+                continue
+            state[name] = torch.from_numpy(value(name.replace("epa_block.F.", "epa_block.E."), shape, salt))
+        return state
+
+    return weights
 
 
 @pytest.fixture(scope="session")

@@ -382,7 +382,7 @@ def test_without_arguments_there_is_help(call):
 
 
 def test_the_commands():
-    assert COMMANDS == ["compare", "degrade", "demo", "evaluate", "figure", "info", "models", "run", "train"]
+    assert COMMANDS == ["compare", "degrade", "demo", "evaluate", "figure", "info", "look", "models", "run", "train"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -10,6 +10,7 @@ from napari_mrsr.degradation.protocols import (
     degrade,
     get_protocol,
     recorded_degradation,
+    reduce_in_plane,
 )
 from napari_mrsr.degradation.separable import SeparableOperator, apply_along_axes
 
@@ -25,4 +26,5 @@ __all__ = [
     "degrade",
     "get_protocol",
     "recorded_degradation",
+    "reduce_in_plane",
 ]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtWidgets import QComboBox, QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
 
 from napari_mrsr.errors import MrsrError
 from napari_mrsr.gui.session import Session
+
+MIN_WIDTH = 300
+START_WORKER_MS = 500
+"""How long after a dock is made the worker process may start."""
 
 
 class Dock(QScrollArea):
@@ -24,11 +29,18 @@ class Dock(QScrollArea):
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setMinimumWidth(300)
+        self.setMinimumWidth(MIN_WIDTH)
         inner = QWidget()
         self.column = QVBoxLayout(inner)
         self.column.setContentsMargins(8, 8, 8, 8)
         self.setWidget(inner)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802 - Qt's name
+        """Keep room for the widest row beside the scroll bar, for nothing scrolls sideways (scroll areas listen to their content)."""
+        if event is not None and event.type() == QEvent.Type.LayoutRequest and isinstance(watched, QWidget):
+            bar = self.verticalScrollBar()
+            self.setMinimumWidth(max(MIN_WIDTH, watched.minimumSizeHint().width() + (bar.sizeHint().width() if bar is not None else 0)))
+        return super().eventFilter(watched, event)
 
     def guarded(self, action: Callable[[], None]) -> Callable[..., None]:
         """`action` with expected errors shown as one sentence instead of a traceback."""
@@ -75,6 +87,13 @@ def in_background(function: Callable[..., Any], *args: Any, done: Callable[[Any]
     create_worker(attempt, _connect={"returned": deliver}, _start_thread=True)
 
 
+def cut(*links: tuple[Any, Callable[..., None]]) -> None:
+    """Disconnect Qt signals from slots of a widget that goes; Qt may have done so already."""
+    for signal, slot in links:
+        with suppress(TypeError, RuntimeError):
+            signal.disconnect(slot)
+
+
 def note(text: str = "", name: str = "") -> QLabel:
     """Word-wrapped label whose text can be selected."""
     label = QLabel(text)
@@ -82,3 +101,14 @@ def note(text: str = "", name: str = "") -> QLabel:
     label.setWordWrap(True)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     return label
+
+
+def combo(name: str, tooltip: str, items: list[str] | None = None) -> QComboBox:
+    """Combo box that gives way where the dock is narrow."""
+    box = QComboBox()
+    box.setObjectName(name)
+    box.setToolTip(tooltip)
+    box.addItems(items or [])
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(12)
+    return box

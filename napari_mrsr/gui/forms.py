@@ -20,7 +20,8 @@ def model_form(model: type[BaseModel], fields: dict[str, dict[str, Any]]) -> Con
     model : pydantic model class
         Gives types, defaults and, where a field is a Literal, choices.
     fields : dict
-        Field name to widget options: ``label``, ``tooltip``, ``choices``, ``min``, ``max``, ``step``.
+        Field name to widget options: ``label``, ``tooltip``, ``choices``, ``min``, ``max``, ``step``. An optional number without choices shows
+        its smallest value as "default", which stands for None.
 
     Returns
     -------
@@ -32,7 +33,13 @@ def model_form(model: type[BaseModel], fields: dict[str, dict[str, Any]]) -> Con
 
 def form_values(form: Container) -> dict[str, Any]:
     """Values of a form, ready for the model; optional fields left alone are None."""
-    return {widget.name: None if widget.value == UNSET else widget.value for widget in form}
+    return {widget.name: None if _is_unset(widget) else widget.value for widget in form}
+
+
+def _is_unset(widget: Any) -> bool:
+    if isinstance(widget, (SpinBox, FloatSpinBox)):
+        return bool(widget.native.specialValueText()) and widget.value == widget.min
+    return bool(widget.value == UNSET)
 
 
 def _widget(model: type[BaseModel], name: str, options: dict[str, Any]) -> Widget:
@@ -42,11 +49,19 @@ def _widget(model: type[BaseModel], name: str, options: dict[str, Any]) -> Widge
     literal = next((k for k in kinds if get_origin(k) is Literal), None)
     common = {"name": name, "label": options.pop("label", name), "tooltip": options.pop("tooltip", "")}
     choices = options.pop("choices", None) or (list(get_args(literal)) if literal else None)
+    spin: Any = SpinBox if int in kinds else FloatSpinBox if float in kinds else None
+    if choices is None and optional and spin is not None:
+        box: Widget = spin(value=options["min"] if info.default is None else info.default, **options, **common)
+        box.native.setSpecialValueText(UNSET)
+        return box
     if choices is not None or optional:
         listed = ([UNSET] if optional else []) + list(choices or [])
         return ComboBox(choices=listed, value=UNSET if info.default is None else info.default, **common)
-    kind = {bool: CheckBox, int: SpinBox, float: FloatSpinBox}[next(k for k in kinds if k in (bool, int, float))]
-    return kind(value=info.default, **options, **common)
+    if bool in kinds:
+        # In a form the label stands left of the box like all others.
+        spin, common = CheckBox, {**common, "text": ""}
+    made: Widget = spin(value=info.default, **options, **common)
+    return made
 
 
 def _unpack(annotation: Any) -> list[Any]:

@@ -85,7 +85,7 @@ def layer_to_volume(layer: Layer) -> Volume:
             f"{layer.name} has {layer.ndim} dimensions; a 3D volume is needed" + (" (split the stack first)." if layer.ndim > 3 else ".")
         )
     known = layer.metadata.get(KEY, {}).get("volume")
-    affine = _data_to_world(layer)
+    affine = layer_affine(layer)
     if isinstance(known, Volume) and known.data is layer.data and np.allclose(display_affine(known), affine, atol=1e-4):
         return known
     data = np.asarray(layer.data)
@@ -94,7 +94,8 @@ def layer_to_volume(layer: Layer) -> Volume:
     return Volume(data, affine, name=layer.name)
 
 
-def _data_to_world(layer: Layer) -> np.ndarray:
+def layer_affine(layer: Layer) -> np.ndarray:
+    """Voxel index to world mm of a layer with three dimensions, whatever its scale, shift and affine are made of."""
     origin = np.array(layer.data_to_world((0.0, 0.0, 0.0)))
     affine = np.eye(4)
     affine[:3, 3] = origin

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from napari.experimental import link_layers
 from napari.layers import Layer
-from napari.utils import Colormap
 
 from napari_mrsr.evaluation import Comparison, compare, error_map, gradient_map
 from napari_mrsr.gui.layers import layer_to_volume, volume_to_layer
+from napari_mrsr.gui.map_layers import ERROR_COLOURS, explain, map_info, map_limits, run_map_settings
 from napari_mrsr.gui.session import Role, Run, Session
+from napari_mrsr.networks import MapInfo
 from napari_mrsr.volume import Volume
 
-ERROR_COLOURS = Colormap([[0.35, 0.7, 1.0], [0.0, 0.0, 0.0], [1.0, 0.6, 0.1]], name="blue black orange")
-"""Symmetric about black: too dark is blue, too bright is orange; told apart by all common kinds of colour vision."""
 GRADIENT_COLOURS = "cividis"
 LINKED = ("contrast_limits", "gamma")
 
@@ -30,24 +30,47 @@ class Findings:
     truth_gradient: Volume | None = None
     error: Volume | None = None
     comparison: Comparison | None = None
+    maps: tuple[tuple[Volume, MapInfo, tuple[float, float]], ...] = ()
 
 
-def find(result: Volume, truth: Volume | None) -> Findings:
+def find(result: Volume, truth: Volume | None, maps: Sequence[Volume] = (), infos: dict[str, MapInfo] | None = None) -> Findings:
     """Maps and scores of a result.
+
+    Parameters
+    ----------
+    result, truth : Volume
+    maps : sequence of Volume
+        Internal maps of the network.
+    infos : dict, optional
+        What is known of them, by name.
 
     Raises
     ------
     InputError
         If the truth does not overlap the result.
     """
+    known = [(volume, map_info(volume, infos or {})) for volume in maps]
+    looks = tuple((volume.replace(source=result.source), info, map_limits(volume.data, info)) for volume, info in known)
     if truth is None:
-        return Findings(result, gradient_map(result))
+        return Findings(result, gradient_map(result), maps=looks)
     error = error_map(truth, result, "signed")
-    return Findings(result, gradient_map(result), gradient_map(truth), error, compare(truth, [result]))
+    return Findings(result, gradient_map(result), gradient_map(truth), error, compare(truth, [result]), looks)
+
+
+def noise_sentence(result: Volume) -> str:
+    """The noise level that a run was told, and where that figure comes from; empty where the model uses none."""
+    run = result.record["run"]
+    if run["noise_source"] == "not used" or not run["input_range"]:
+        return ""
+    words = {"sidecar": "as recorded with the input"}
+    return f"Noise {100 * run['noise_sigma'] / run['input_range']:.1f} % of the range, {words.get(run['noise_source'], run['noise_source'])}."
 
 
 def show(session: Session, findings: Findings, options: dict[str, Any], summary: str) -> Run:
-    """Add the layers of a run: gradients and error map hidden beneath the result, contrast linked to the images that were there."""
+    """Add the layers of a run, contrast linked to the images that were there.
+
+    Gradients and error map lie hidden beneath the result; internal maps lie hidden above it, so that showing one lays it over the result.
+    """
     viewer = session.viewer
     result = findings.result
     name = _free_name(f"SR {result.record['run']['model']}", session)
@@ -57,8 +80,8 @@ def show(session: Session, findings: Findings, options: dict[str, Any], summary:
     extra = {"contrast_limits": limits} if limits else {}
     run = Run(name, None, options=options, summary=summary)  # type: ignore[arg-type]
 
-    def add(volume: Volume, **settings: Any) -> Layer:
-        data, meta, _ = volume_to_layer(volume, metadata={"run": name}, **settings)
+    def add(volume: Volume, facts: dict[str, str] | None = None, /, **settings: Any) -> Layer:
+        data, meta, _ = volume_to_layer(volume, metadata={"run": run.name, **(facts or {})}, **settings)
         layer = viewer.add_image(data, **meta)
         run.layers.append(layer)
         return layer
@@ -81,6 +104,11 @@ def show(session: Session, findings: Findings, options: dict[str, Any], summary:
     if limits:
         for layer in images:
             layer.contrast_limits = limits
+    for volume, info, reach in findings.maps:
+        name = f"{info.title} {run.name}"
+        layer = add(volume, {"description": info.description}, name=name, **run_map_settings(info, reach))
+        explain(layer, info, volume.data)
+    viewer.layers.selection.active = run.result
     session.add_run(run)
     return run
 

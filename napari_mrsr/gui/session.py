@@ -37,9 +37,10 @@ class Session:
     """Roles and runs of one viewer.
 
     Emits `roles_changed` when a role moves or its layer leaves, `runs_changed` when a run comes or goes, `layers_changed` when the
-    choice of image layers changes.
+    choice of image layers changes, `models_changed` when the list of models has grown.
     """
 
+    models_changed = Signal()
     roles_changed = Signal()
     runs_changed = Signal()
     layers_changed = Signal()
@@ -72,9 +73,13 @@ class Session:
         return self._viewer()
 
     def images(self) -> list[Layer]:
-        """Image layers that can play a role: not the maps and results of runs."""
+        """Image layers that can play a role: not the maps of runs, not what lies over images."""
         maps = {id(layer) for run in self.runs for layer in run.layers if layer is not run.result}
-        return [layer for layer in self.viewer.layers if isinstance(layer, Image) and id(layer) not in maps]
+        return [
+            layer
+            for layer in self.viewer.layers
+            if isinstance(layer, Image) and id(layer) not in maps and not layer.metadata.get(KEY, {}).get("overlay")
+        ]
 
     def layer(self, role: Role) -> Layer | None:
         """Layer of a role."""

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QFileDialog, QFormLayout, QGridLayout, QLabel, QMessageBox, QProgressBar, QPushButton, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QFileDialog, QFormLayout, QGridLayout, QLabel, QMessageBox, QProgressBar, QPushButton, QWidget
 
-from napari_mrsr.degradation import PROTOCOLS
 from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation import headline
 from napari_mrsr.gui import results, roi
-from napari_mrsr.gui.dock import Dock, in_background, note
-from napari_mrsr.gui.forms import form_values, model_form
+from napari_mrsr.gui.dock import START_WORKER_MS, Dock, combo, cut, in_background, note
+from napari_mrsr.gui.import_weights import ImportButton
 from napari_mrsr.gui.layers import layer_to_volume
+from napari_mrsr.gui.maps_box import MapsBox
 from napari_mrsr.gui.role_boxes import RoleBoxes
+from napari_mrsr.gui.run_form import RunForm
 from napari_mrsr.gui.session import Role, Run
 from napari_mrsr.gui.worker_client import WorkerClient
 from napari_mrsr.inference import RunOptions
 from napari_mrsr.inference.options import voxel_size_warnings
+from napari_mrsr.networks import MapInfo
 from napari_mrsr.volume import Box, Volume
 from napari_mrsr.zoo import Card, list_models
 
@@ -27,17 +30,16 @@ ROLES = {
     Role.REFERENCE: "Another contrast of the same person, for networks that use one",
     Role.GROUND_TRUTH: "Sharp volume to judge the result by, if there is one",
 }
-START_WORKER_MS = 500
 WHOLE, SLICE, BOX = "Whole volume", "Current slice", "Box drawn in the viewer"
-FIELDS: dict[str, dict[str, Any]] = {
-    "scale": {"label": "Factor", "choices": list(range(2, 9)), "tooltip": "default: the model's own factor"},
-    "protocol": {
-        "label": "Input made by",
-        "choices": list(PROTOCOLS),
-        "tooltip": "default: what the input's record says, else what the model expects",
-    },
-    "axis": {"label": "Axis across slices", "tooltip": "default: the coarsest spacing, ties S"},
-}
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """The run under way: its options, its input, what is known of its maps."""
+
+    options: dict[str, Any]
+    source: Volume
+    infos: dict[str, MapInfo]
 
 
 class SuperResolveDock(Dock):
@@ -45,16 +47,17 @@ class SuperResolveDock(Dock):
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer)
-        self.client = WorkerClient()
+        self.client = WorkerClient.shared(self.session)
         self.roles = RoleBoxes(self.session, ROLES)
-        self.models = self._combo("model", "Network or classic method")
-        self.region = self._combo("region", "What to compute", [WHOLE, SLICE, BOX])
-        self.device = self._combo("device", "Where to compute", ["auto"])
+        self.models = combo("model", "Network or classic method")
+        self.region = combo("region", "What to compute", [WHOLE, SLICE, BOX])
+        self.device = combo("device", "Where to compute", ["auto"])
         self.box_depth = QDoubleSpinBox()
-        self.form = model_form(RunOptions, FIELDS)
+        self.run_form, self.maps = RunForm(), MapsBox()
+        self.form = self.run_form.container
         self.summary, self.warning = note(name="summary"), note(name="warning")
         self.run_button, self.cancel_button = QPushButton("Run"), QPushButton("Cancel")
-        self.draw_button = QPushButton("Draw box")
+        self.draw_button, self.import_button = QPushButton("Draw box"), ImportButton()
         self.progress = QProgressBar()
         self.status, self.scores = note(name="status"), note(name="scores")
         self.remove_button, self.save_button, self.figure_button = (
@@ -65,14 +68,14 @@ class SuperResolveDock(Dock):
         self._arrange()
         self._connect()
         self._cards: dict[str, Card] = {}
-        self._pending: tuple[dict[str, Any], Volume] | None = None
+        self._pending: Pending | None = None
         self.refresh_models()
         self._set_busy(False)
         self._runs_changed()
         # A process that starts takes the processor from the window that is still being drawn.
         self._later = QTimer(self)
         self._later.setSingleShot(True)
-        self._later.timeout.connect(self.client.ask_devices)
+        self._later.timeout.connect(self._ask_worker)
         self._later.start(START_WORKER_MS)
 
     def refresh_models(self) -> None:
@@ -90,7 +93,8 @@ class SuperResolveDock(Dock):
             model=self.models.currentText(),
             device=self.device.currentText(),
             roi=(*box.lower, *box.upper) if box else None,
-            **form_values(self.form),
+            maps=self.maps.chosen(),
+            **self.run_form.values(),
         )
 
     def start(self) -> None:
@@ -98,7 +102,7 @@ class SuperResolveDock(Dock):
 
         Raises
         ------
-        InputError
+        InputError, RunError
             With one sentence, where something is missing or does not fit.
         """
         layer = self.session.layer(Role.LOW_RESOLUTION)
@@ -110,19 +114,10 @@ class SuperResolveDock(Dock):
         if warnings and not self._confirm(" ".join(warnings)):
             return
         reference = self.session.layer(Role.REFERENCE)
-        self._pending = (options.model_dump(mode="json"), volume)
+        self.client.run(volume, options, layer_to_volume(reference) if reference is not None else None)
+        self._pending = Pending(options.model_dump(mode="json"), volume, dict(self.maps.infos))
         self._set_busy(True)
         self.status.setText("Starting...")
-        self.client.run(volume, options, layer_to_volume(reference) if reference is not None else None)
-
-    def _combo(self, name: str, tooltip: str, items: list[str] | None = None) -> QComboBox:
-        box = QComboBox()
-        box.setObjectName(name)
-        box.setToolTip(tooltip)
-        box.addItems(items or [])
-        box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        box.setMinimumContentsLength(12)
-        return box
 
     def _arrange(self) -> None:
         self.box_depth.setRange(1.0, 500.0)
@@ -145,9 +140,10 @@ class SuperResolveDock(Dock):
         for index, button in enumerate((self.run_button, self.cancel_button, self.save_button, self.figure_button)):
             grid.addWidget(button, index // 2, index % 2)
         grid.addWidget(self.remove_button, 2, 0, 1, 2)
-        for widget in (QLabel("<b>Super-resolve</b>"), self.roles, choice, self.draw_button, self.form.native, self.summary, self.warning, buttons):
+        rows.insertRow(1, "", self.import_button)
+        for widget in (QLabel("<b>Super-resolve</b>"), self.roles, choice, self.draw_button, self.form.native, self.maps, self.summary, self.warning):
             self.column.addWidget(widget)
-        for widget in (self.progress, self.status, self.scores):
+        for widget in (buttons, self.progress, self.status, self.scores):
             self.column.addWidget(widget)
         self.column.addStretch()
 
@@ -155,29 +151,37 @@ class SuperResolveDock(Dock):
         self.models.currentTextChanged.connect(self._model_changed)
         self.region.currentTextChanged.connect(self._region_changed)
         self._region_changed(self.region.currentText())
-        self.session.roles_changed.connect(self._describe)
-        self.session.runs_changed.connect(self._runs_changed)
+        self.run_form.on_protocol(self._describe)
+        self.import_button.imported.connect(self._imported)
+        self.import_button.failed.connect(self.report)
         self.run_button.clicked.connect(self.guarded(self.start))
         self.cancel_button.clicked.connect(self._cancel)
         self.draw_button.clicked.connect(lambda: roi.start_drawing(self.viewer))
         self.remove_button.clicked.connect(lambda: self.session.remove_run(self.session.runs[-1]))
         self.save_button.clicked.connect(self.guarded(self._save_volume))
         self.figure_button.clicked.connect(self.guarded(self._save_figure))
-        self.client.devices.connect(self._devices)
-        self.client.started.connect(self._started)
-        self.client.progress.connect(self._progressed)
-        self.client.done.connect(self._done)
-        self.client.cancelled.connect(self._cancelled)
-        self.client.failed.connect(self._failed)
-        # closeEvent never reaches a docked widget; destroyed does, and must not touch the widget any more.
-        client, session, roles = self.client, self.session, self.roles
-        describe, changed = self._describe, self._runs_changed
+        session, client, roles = self.session, self.client, self.roles
+        links = ((session.roles_changed, self._describe), (session.runs_changed, self._runs_changed), (session.models_changed, self.refresh_models))
+        answers = (
+            (client.devices, self._devices),
+            (client.described, self._described),
+            (client.started, self._started),
+            (client.progress, self._progressed),
+            (client.done, self._done),
+            (client.cancelled, self._cancelled),
+            (client.failed, self._run_failed),
+        )
+        for signal, slot in (*links, *answers):
+            signal.connect(slot)
 
+        # closeEvent never reaches a docked widget; destroyed does, and must not touch the widget any more.
         def clean_up() -> None:
-            session.roles_changed.disconnect(describe, missing_ok=True)
-            session.runs_changed.disconnect(changed, missing_ok=True)
+            cut(*answers)
+            for signal, slot in links:
+                signal.disconnect(slot, missing_ok=True)
             roles.disconnect_session()
-            client.close()
+            client.cancel()
+            client.release()
 
         self.destroyed.connect(clean_up)
 
@@ -192,8 +196,23 @@ class SuperResolveDock(Dock):
             if widget is not None:
                 widget.setVisible(choice == BOX)
 
-    def _model_changed(self, _name: str) -> None:
+    def _model_changed(self, name: str) -> None:
         self._describe()
+        self.maps.wait(name)
+        if self.client.process_id:
+            self._ask_maps()
+
+    def _ask_worker(self) -> None:
+        self.client.ask_devices()
+        self._ask_maps()
+
+    def _ask_maps(self) -> None:
+        if self.models.currentText():
+            self.client.describe(self.models.currentText())
+
+    def _described(self, description: dict[str, Any]) -> None:
+        if description["model"] == self.models.currentText():
+            self.maps.show_description(description)
 
     def _describe(self) -> None:
         card = self._cards.get(self.models.currentText())
@@ -201,11 +220,13 @@ class SuperResolveDock(Dock):
             return
         self.summary.setText(card.summary)
         self.summary.setToolTip("\n".join(card.limits))
-        layer = self.session.layer(Role.LOW_RESOLUTION)
+        layer, volume = self.session.layer(Role.LOW_RESOLUTION), None
         try:
-            warnings = voxel_size_warnings(card, layer_to_volume(layer)) if layer is not None else []
+            volume = layer_to_volume(layer) if layer is not None else None
+            warnings = voxel_size_warnings(card, volume) if volume is not None else []
         except InputError as error:
             warnings = [str(error)]
+        self.run_form.suit(card, volume)
         self.warning.setText(f"<span style='color:#e69f00'>{' '.join(warnings)}</span>" if warnings else "")
         self.warning.setVisible(bool(warnings))
 
@@ -241,20 +262,25 @@ class SuperResolveDock(Dock):
         self.device.setCurrentText(current)
 
     def _started(self, event: dict[str, Any]) -> None:
+        if self._pending is None:
+            return
         self.progress.setRange(0, 1000)
         self.status.setText("\n".join([event["plan"], *event["warnings"]]))
 
     def _progressed(self, event: dict[str, Any]) -> None:
+        if self._pending is None:
+            return
         self.progress.setRange(0, 1000)
         self.progress.setValue(round(1000 * event["fraction"]))
         left = event["seconds_left"]
         self.progress.setFormat("%p %" + (f", {left:.0f} s left" if left is not None else ""))
 
-    def _done(self, volume: Volume, seconds: float) -> None:
-        assert self._pending is not None
-        options, source = self._pending
+    def _done(self, volume: Volume, seconds: float, maps: list[Volume]) -> None:
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
         # The worker knows nothing of files: header facts come from the volume that was sent.
-        volume = volume.replace(source=source.source)
+        volume = volume.replace(source=pending.source.source)
         self.status.setText(f"{self.status.text()}\nDone in {seconds:.1f} s; computing maps and scores...")
         self.progress.setRange(0, 0)
         try:
@@ -266,30 +292,43 @@ class SuperResolveDock(Dock):
             results.find,
             volume,
             truth,
-            done=lambda f: self._show(f, options, seconds),
-            failed=lambda s: self._without_truth(volume, options, seconds, s),
+            maps,
+            pending.infos,
+            done=lambda f: self._show(f, pending.options, seconds),
+            failed=lambda s: self._without_truth(results.find(volume, None, maps, pending.infos), pending.options, seconds, s),
         )
 
-    def _without_truth(self, volume: Volume, options: dict[str, Any], seconds: float, sentence: str) -> None:
+    def _without_truth(self, findings: results.Findings, options: dict[str, Any], seconds: float, sentence: str) -> None:
         """The result itself is never lost because its ground truth does not fit."""
         self.report(sentence)
-        self._show(results.find(volume, None), options, seconds)
+        self._show(findings, options, seconds)
 
     def _show(self, findings: results.Findings, options: dict[str, Any], seconds: float) -> None:
         plan = self.status.text().split("\nDone in")[0]
-        self.status.setText(f"{plan}\nDone in {seconds:.1f} s.")
+        self.status.setText(f"{plan}\nDone in {seconds:.1f} s. {results.noise_sentence(findings.result)}".rstrip())
         self._set_busy(False)
         results.show(self.session, findings, options, _score_text(findings))
 
     def _cancelled(self) -> None:
+        if self._pending is None:
+            return
+        self._pending = None
         self._set_busy(False)
         self.status.setText("Stopped; nothing of the run was kept.")
 
-    def _failed(self, sentence: str) -> None:
-        if not self.client.busy:
-            self._set_busy(False)
-            self.status.setText("")
+    def _run_failed(self, sentence: str) -> None:
+        if self._pending is None:
+            return
+        self._pending = None
+        self._set_busy(False)
+        self.status.setText("")
         self.report(sentence)
+
+    def _imported(self, name: str) -> None:
+        self.client.forget_descriptions()
+        self.session.models_changed.emit()
+        self.models.setCurrentText(name)
+        self.status.setText(f"Imported: {name} is in the list of models now.")
 
     def _last_run(self) -> Run:
         return self.session.runs[-1]
@@ -312,7 +351,11 @@ class SuperResolveDock(Dock):
         if path:
             volumes = (layer_to_volume(low), [layer_to_volume(r.result).replace(name=r.name) for r in self.session.runs[-4:]], truth)
             self.status.setText("Drawing the figure...")
-            in_background(_draw, *volumes, path, done=lambda p: self.status.setText(f"Saved: {p}"), failed=self._failed)
+            in_background(_draw, *volumes, path, done=lambda p: self.status.setText(f"Saved: {p}"), failed=self._save_failed)
+
+    def _save_failed(self, sentence: str) -> None:
+        self.status.setText("")
+        self.report(sentence)
 
 
 def _draw(low: Volume, candidates: list[Volume], truth: Volume, path: str) -> str:

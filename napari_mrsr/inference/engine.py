@@ -17,20 +17,22 @@ from numpy.typing import NDArray
 from torch import nn
 
 import napari_mrsr
-from napari_mrsr.errors import Cancelled, RunError
+from napari_mrsr.errors import RunError
 from napari_mrsr.evaluation.align import resample_onto
 from napari_mrsr.grid import lattice_offset
 from napari_mrsr.inference.events import Event, Progress, RunDone, RunStarted
-from napari_mrsr.inference.options import Job, RunOptions, prepare
-from napari_mrsr.inference.plan import Plan, make_plan, pick_device
+from napari_mrsr.inference.feed import Feed
+from napari_mrsr.inference.monitor import Monitor
+from napari_mrsr.inference.options import RunOptions
+from napari_mrsr.inference.plan import Plan, make_plan
+from napari_mrsr.inference.setup import Setup, set_up
 from napari_mrsr.inference.tiles import Tile
-from napari_mrsr.networks import create, get_architecture
+from napari_mrsr.networks import get_architecture
+from napari_mrsr.networks.blocks.recording import Recorder
 from napari_mrsr.volume import AXES, Volume
-from napari_mrsr.zoo import load_network
 
 REPORT_EVERY = 0.25
 """Seconds between progress events inside a tile."""
-CALIBRATION_EDGES = (16, 40)
 CALIBRATION_VOXELS = 300_000
 """Runs over fewer LR voxels end before the time of each layer would be known."""
 
@@ -52,7 +54,7 @@ def run(
         Low-resolution input, scanner units.
     options : RunOptions
     reference : Volume, optional
-        Second contrast, for networks that use one.
+        Second contrast of the same person on any grid, for networks that use one; resampled through world coordinates.
     like : Volume, optional
         Put the result onto this volume's lattice (nothing is resampled where it lies on it already).
     cancelled : callable
@@ -72,22 +74,23 @@ def run(
         If `cancelled` answered True.
     """
     started = time.perf_counter()
-    job = prepare(volume, options, like, reference)
-    device = pick_device(options.device)
-    network = _network(job).to(device)
+    setup = set_up(volume, options, reference, like, cancelled)
+    setup.require_maps(options.maps, ("dense",))
+    job, device, network = setup.job, setup.device, setup.network
     plan = make_plan(job, network, device, options.tile)
-    yield RunStarted(plan.summary, str(device), len(plan.tiles), job.warnings)
-    out = np.empty(tuple(b.stop - b.start for b in job.block), np.float32)
-    monitor = _Monitor(network, cancelled)
+    yield RunStarted(plan.summary, str(device), len(plan.tiles), setup.notes)
+    shape = tuple(b.stop - b.start for b in job.block)
+    outs = {name: np.zeros(shape, np.float32) for name in ("", *options.maps)}
+    monitor = Monitor(network, cancelled)
     total = sum(t.voxels for t in plan.tiles)
     done = 0
     try:
         with ThreadPoolExecutor(1) as pool, monitor:
-            if job.card.learned and total >= CALIBRATION_VOXELS:
-                pool.submit(monitor.calibrate, partial(_forward_cube, network, job, device)).result()
+            if get_architecture(job.card.architecture).tiling == "halo" and total >= CALIBRATION_VOXELS:
+                pool.submit(monitor.calibrate, partial(_forward_cube, network, device)).result()
             for index, tile in enumerate(plan.tiles):
                 monitor.restart()
-                future = pool.submit(_run_tile, network, volume, job, tile, device, out)
+                future = pool.submit(_run_tile, setup.feed, tile, options.maps, outs)
                 while True:
                     try:
                         future.result(timeout=REPORT_EVERY)
@@ -105,12 +108,14 @@ def run(
         del network
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    if not np.isfinite(out).all():
+    if not all(np.isfinite(out).all() for out in outs.values()):
         raise RunError(f"{job.card.name} gave values that are not finite; nothing was kept.")
-    result = _result(volume, job, plan, options, out, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    result = _result(volume, setup, plan, options, outs.pop(""), seconds)
+    maps = tuple(_map_volume(result, name, data) for name, data in outs.items())
     if like is not None and lattice_offset(like.affine, result.affine, result.shape) is None:
         result = resample_onto(like, result)
-    yield RunDone(result, time.perf_counter() - started)
+    yield RunDone(result, seconds, maps)
 
 
 def super_resolve(volume: Volume, model: str = "cftn-x2", *, reference: Volume | None = None, like: Volume | None = None, **options: Any) -> Volume:
@@ -125,7 +130,7 @@ def super_resolve(volume: Volume, model: str = "cftn-x2", *, reference: Volume |
     reference, like : Volume, optional
         See :func:`run`.
     **options
-        Fields of :class:`RunOptions`: scale, protocol, axis, noise, roi, device, tile.
+        Fields of :class:`RunOptions`: scale, protocol, axis, noise, voxel, orientations, register_reference, roi, device, tile.
 
     Returns
     -------
@@ -146,91 +151,26 @@ def super_resolve(volume: Volume, model: str = "cftn-x2", *, reference: Volume |
     raise RunError("The run ended without a result.")
 
 
-class _Monitor:
-    """Watches a network layer by layer: how far a forward pass is, and whether it should stop."""
-
-    def __init__(self, network: nn.Module, cancelled: Callable[[], bool]) -> None:
-        leaves = [m for m in network.modules() if not any(True for _ in m.children())]
-        self._cancelled, self._abandoned, self._seen = cancelled, False, 0
-        self._clock: list[float] = []
-        self._shares = [(i + 1) / len(leaves) for i in range(len(leaves))]
-        self._handles = [m.register_forward_hook(self._passed) for m in leaves]
-
-    @property
-    def fraction(self) -> float:
-        return self._shares[min(self._seen, len(self._shares)) - 1] if self._seen else 0.0
-
-    def calibrate(self, forward: Callable[[int], Any]) -> None:
-        """Learn what share of the time each layer takes from passes over small cubes (the first one only warms up)."""
-        for edge in CALIBRATION_EDGES:
-            self.restart()
-            started = time.perf_counter()
-            forward(edge)
-        # Work after the last layer belongs to it.
-        total = time.perf_counter() - started
-        if self._clock:
-            self._shares = [*((t - started) / total for t in self._clock[:-1]), 1.0]
-
-    def restart(self) -> None:
-        self._seen = 0
-        self._clock.clear()
-        self.check()
-
-    def check(self) -> None:
-        if self._abandoned or self._cancelled():
-            raise Cancelled("The run was stopped; nothing was kept.")
-
-    def __enter__(self) -> _Monitor:
-        return self
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        # Whatever ended the run (an interrupt, a closed generator) also ends the pass that is still under way in the other thread.
-        self._abandoned = kind is not None
-        if kind is None:
-            for handle in self._handles:
-                handle.remove()
-
-    def _passed(self, *_: Any) -> None:
-        self._seen += 1
-        self._clock.append(time.perf_counter())
-        self.check()
+def _run_tile(feed: Feed, tile: Tile, maps: tuple[str, ...], outs: dict[str, NDArray[np.float32]]) -> None:
+    _paste(feed, tile, feed.run(tile, Recorder(maps) if maps else None), outs)
 
 
-def _network(job: Job) -> nn.Module:
-    if job.card.learned:
-        return load_network(job.card)
-    return create(job.card.architecture, job.scale, protocol=job.protocol.name, slice_axis=job.slice_axis, grid=job.grid)
-
-
-def _run_tile(network: nn.Module, volume: Volume, job: Job, tile: Tile, device: torch.device, out: NDArray[np.float32]) -> None:
-    gain = job.gain if get_architecture(job.card.architecture).normalization == "range" else 1.0
+def _forward_cube(network: nn.Module, device: torch.device, edge: int) -> None:
     with torch.inference_mode():
-        data = np.ascontiguousarray(volume.data[tile.padded], dtype=np.float32) / np.float32(gain)
-        sr = _forward(network, torch.from_numpy(data)[None, None].to(device), job, gain)[0, 0]
-        # The part of this tile's core that was asked for, in the tile's and in the block's coordinates.
-        source, target = [], []
-        for axis in range(3):
-            core, low = _fine(tile.core[axis], job, axis), _fine(tile.padded[axis], job, axis).start
-            start, stop = max(core.start, job.block[axis].start), min(core.stop, job.block[axis].stop)
-            source.append(slice(start - low, stop - low))
-            target.append(slice(start - job.block[axis].start, stop - job.block[axis].start))
-        out[tuple(target)] = sr[tuple(source)].float().cpu().numpy() * np.float32(gain)
+        network(torch.zeros(1, 1, edge, edge, edge, device=device))
 
 
-def _forward(network: nn.Module, lr: torch.Tensor, job: Job, gain: float = 1.0) -> torch.Tensor:
-    with torch.inference_mode():
-        result: torch.Tensor = network(lr, noise_level=job.noise_sigma / gain)
-    return result
-
-
-def _forward_cube(network: nn.Module, job: Job, device: torch.device, edge: int) -> None:
-    _forward(network, torch.zeros(1, 1, edge, edge, edge, device=device), job)
-
-
-def _fine(part: slice, job: Job, axis: int) -> slice:
-    sampling, scale = job.grid.axes[axis], job.grid.scale[axis]
-    stop = sampling.fine if part.stop == sampling.coarse else round(part.stop * scale)
-    return slice(round(part.start * scale), stop)
+def _paste(feed: Feed, tile: Tile, pieces: dict[str, NDArray[np.float32]], outs: dict[str, NDArray[np.float32]]) -> None:
+    """Put the part of a tile's core that was asked for into the block; planes of several orientations are averaged."""
+    job = feed.job
+    covered, core = feed.covers(tile), feed.covers(Tile(tile.core, tile.core, tile.stack))
+    source, target = [], []
+    for axis in range(3):
+        start, stop = max(core[axis].start, job.block[axis].start), min(core[axis].stop, job.block[axis].stop)
+        source.append(slice(start - covered[axis].start, stop - covered[axis].start))
+        target.append(slice(start - job.block[axis].start, stop - job.block[axis].start))
+    for name, piece in pieces.items():
+        outs[name][tuple(target)] += piece[tuple(source)] / np.float32(len(job.stacks) if tile.stack is not None else 1)
 
 
 def _progress(started: float, fraction: float, tile: int, tiles: int) -> Progress:
@@ -238,7 +178,8 @@ def _progress(started: float, fraction: float, tile: int, tiles: int) -> Progres
     return Progress(fraction, seconds / fraction - seconds if fraction > 0.02 else None, tile, tiles)
 
 
-def _result(volume: Volume, job: Job, plan: Plan, options: RunOptions, data: NDArray[np.float32], seconds: float) -> Volume:
+def _result(volume: Volume, setup: Setup, plan: Plan, options: RunOptions, data: NDArray[np.float32], seconds: float) -> Volume:
+    job = setup.job
     affine = job.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ np.array([b.start for b in job.block], float)
     record = {
@@ -257,6 +198,13 @@ def _result(volume: Volume, job: Job, plan: Plan, options: RunOptions, data: NDA
         "torch": torch.__version__,
         "python": platform.python_version(),
         "seconds": round(seconds, 2),
-        "warnings": list(job.warnings),
+        "warnings": list(setup.notes),
     }
+    if setup.reference_record:
+        record["reference"] = setup.reference_record
     return volume.replace(data=data, affine=affine, name=f"{volume.name} {job.card.name}").with_record(run=record)
+
+
+def _map_volume(result: Volume, name: str, data: NDArray[np.float32]) -> Volume:
+    """Map on the result's lattice; its record says of what run."""
+    return result.replace(data=data, name=f"{name} of {result.name}").with_record(map={"name": name})

@@ -29,10 +29,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunDone:
-    """The super-resolved volume and the seconds it took."""
+    """The super-resolved volume, the seconds it took, and the network's internal maps that were asked for, on the result's lattice."""
 
     volume: Volume
     seconds: float
+    maps: tuple[Volume, ...] = ()
 
 
 Event = RunStarted | Progress | RunDone

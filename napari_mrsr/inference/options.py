@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -15,10 +15,12 @@ from napari_mrsr.evaluation.fit import extents
 from napari_mrsr.grid import SamplingGrid, lattice_offset
 from napari_mrsr.intensity import estimate_noise, foreground_mask, intensity_range, require_content
 from napari_mrsr.volume import AXES, Box, Volume, axis_index
-from napari_mrsr.zoo import Card, get_card
+from napari_mrsr.zoo import Card, get_card, list_models
 
 MIN_SIZE = 4
 """Fewest LR voxels along a degraded axis that a run accepts."""
+MAX_RATIO = 8
+"""Largest thickness of slices over asked voxel size."""
 FAR = 1.25
 """A voxel edge outside the trained range by more than this factor is far from what the network knows."""
 
@@ -38,12 +40,21 @@ class RunOptions(Options):
         Axis across slices; None takes the sidecar's, else the axis of coarsest spacing.
     noise : float or None
         Noise in percent of the input's range; None takes the sidecar's, else estimates it.
+    voxel : float or None
+        Thick slices: wanted spacing across slices in mm; the ratio to the input's may be any number from 1 to 8.
+    orientations : {"both", "first", "second"}
+        Thick slices: whether the planes of both orientations that hold the thick axis are computed and averaged, or those of one alone
+        (stacked along the first or the second of the other axes, in the order R, A, S).
+    register_reference : bool
+        Move the reference rigidly onto the input before it is used.
     roi : six floats or None
         Region in mm: x0, y0, z0, x1, y1, z1.
     device : str
         auto, cpu, cuda, cuda:1, mps.
     tile : int or None
-        Largest tile edge in LR voxels; None lets the planner choose.
+        Largest tile edge in LR voxels (networks that see slices: how many at once); None lets the planner choose.
+    maps : tuple of str
+        Internal maps of the network to keep beside the result.
     """
 
     model: str = "cftn-x2"
@@ -51,9 +62,13 @@ class RunOptions(Options):
     protocol: str | None = None
     axis: AxisName | None = None
     noise: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    voxel: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    orientations: Literal["both", "first", "second"] = "both"
+    register_reference: bool = False
     roi: tuple[float, float, float, float, float, float] | None = None
     device: str = "auto"
     tile: Annotated[int, Field(ge=8)] | None = None
+    maps: tuple[str, ...] = ()
 
     @property
     def box(self) -> Box | None:
@@ -78,8 +93,10 @@ class Job:
         Of the whole result.
     block : tuple of slice
         Part of the result's lattice that was asked for.
+    stacks : tuple of int
+        Networks that see slices: axes along which planes are stacked, one per orientation that is averaged.
     gain : float
-        Range of the input; networks see the input divided by it.
+        Range of the input.
     noise_sigma, noise_source : float, str
         Noise in scanner units and where that figure comes from.
     warnings : tuple of str
@@ -93,6 +110,7 @@ class Job:
     grid: SamplingGrid
     affine: Any
     block: tuple[slice, slice, slice]
+    stacks: tuple[int, ...]
     gain: float
     noise_sigma: float
     noise_source: str
@@ -125,19 +143,23 @@ def prepare(volume: Volume, options: RunOptions, like: Volume | None = None, ref
     recorded = recorded_degradation(volume)
     name = options.protocol or (recorded.protocol if recorded else None) or card.protocol or "gaussian"
     protocol = get_protocol(name)
-    scale = options.scale or card.scale or (recorded.scale if recorded else None) or 2
+    letter = options.axis or (recorded.axis if recorded else None)
+    slice_axis = axis_index(letter) if letter else volume.slice_axis()
+    ratio = _ratio(volume, options, protocol, slice_axis)
     warnings: list[str] = []
+    if ratio is not None:
+        card, said = _nearest_trained(card, ratio)
+        warnings += said
+    scale = options.scale or card.scale or (round(ratio) if ratio else None) or (recorded.scale if recorded else None) or 2
     if card.learned:
         warnings += _check_learned(card, protocol, scale, volume)
     if card.reference == "needed" and reference is None:
         raise InputError(f"{card.name} needs a reference contrast of the same person; give one.")
     if card.reference == "none" and reference is not None:
         warnings.append(f"{card.name} takes no reference contrast; {reference.name} is not used.")
-    if recorded and recorded.scale != scale:
-        warnings.append(f"The input was degraded by a factor of {recorded.scale}, it is enlarged by {scale}.")
-    letter = options.axis or (recorded.axis if recorded else None)
-    slice_axis = axis_index(letter) if letter else volume.slice_axis()
-    factors = protocol.scale_per_axis(scale, slice_axis)
+    if recorded and recorded.scale != (ratio or scale):
+        warnings.append(f"The input was degraded by a factor of {recorded.scale}, it is enlarged by {ratio or scale:.4g}.")
+    factors = protocol.scale_per_axis(ratio or scale, slice_axis)
     for axis, (n, s) in enumerate(zip(volume.shape, factors, strict=True)):
         if s != 1 and n < MIN_SIZE:
             raise InputError(f"{volume.name} has only {n} voxels along {AXES[axis]}; at least {MIN_SIZE} are needed.")
@@ -155,7 +177,44 @@ def prepare(volume: Volume, options: RunOptions, like: Volume | None = None, ref
     sigma, source = _noise(volume, options, gain, mask) if card.uses_noise else (0.0, "not used")
     if card.uses_noise and card.learned and sigma / gain * 100 > card.domain.noise[1] * FAR:
         warnings.append(f"Noise of {sigma / gain * 100:.1f} % lies above the {card.domain.noise[1]:g} % that {card.name} was trained with.")
-    return Job(card, protocol, scale, slice_axis, grid, affine, block, gain, sigma, source, tuple(warnings))
+    stacks = _stacks(protocol, slice_axis, options)
+    return Job(card, protocol, scale, slice_axis, grid, affine, block, stacks, gain, sigma, source, tuple(warnings))
+
+
+def _ratio(volume: Volume, options: RunOptions, protocol: Protocol, slice_axis: int) -> float | None:
+    """Spacing across slices over the wanted one, where one is wanted."""
+    if options.voxel is None:
+        return None
+    if protocol.pattern != "through-plane":
+        raise InputError(f"A voxel size can be asked for thick slices (protocol slice-profile), not with protocol {protocol.name}; leave it out.")
+    if options.scale is not None:
+        raise InputError("Give a factor or a voxel size, not both.")
+    spacing = volume.voxel_size[slice_axis]
+    ratio = spacing / options.voxel
+    if not 1 < ratio <= MAX_RATIO + 1e-6:
+        allowed = f"between {spacing / MAX_RATIO:.3g} and {spacing:.4g} mm"
+        raise InputError(f"{volume.name} has slices {spacing:.4g} mm apart; the voxel size must lie {allowed}, not {options.voxel:g}.")
+    return ratio
+
+
+def _nearest_trained(card: Card, ratio: float) -> tuple[Card, list[str]]:
+    """The network's weights trained for the factor nearest to `ratio`, and what to tell the user."""
+    if not card.learned or card.scale is None:
+        return card, []
+    family = [c for c in list_models() if c.learned and c.architecture == card.architecture and c.scale and c.protocol == card.protocol]
+    nearest = min([card, *family], key=lambda c: abs(np.log((c.scale or 1) / ratio)))
+    if nearest.scale != card.scale:
+        return nearest, [f"{nearest.name} is used in place of {card.name}: its factor of {nearest.scale} is nearer to the ratio of {ratio:.3g}."]
+    if abs(ratio - card.scale) > 1e-3 * ratio:
+        return card, [f"The ratio of slice spacing to voxel size is {ratio:.3g}; {card.name} was trained for {card.scale}."]
+    return card, []
+
+
+def _stacks(protocol: Protocol, slice_axis: int, options: RunOptions) -> tuple[int, ...]:
+    if protocol.pattern != "through-plane":
+        return (slice_axis,)
+    others = tuple(axis for axis in range(3) if axis != slice_axis)
+    return {"both": others, "first": others[:1], "second": others[1:]}[options.orientations]
 
 
 def _require_overlap(volume: Volume, like: Volume) -> None:

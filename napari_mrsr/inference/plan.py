@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from napari_mrsr.errors import InputError, RunError
 from napari_mrsr.inference.options import Job
 from napari_mrsr.inference.process import list_devices
-from napari_mrsr.inference.tiles import Tile, make_tiles
+from napari_mrsr.inference.tiles import Tile, make_planes, make_tiles
 from napari_mrsr.networks import get_architecture
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MEMORY_SHARE = 0.5
 """Part of the free memory a tile may take."""
 SMALLEST_TILE = 16
+PLANES_AT_ONCE = 4
+"""Slices given to a 2D network together; more gain nothing on a CPU and make progress coarse."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,11 @@ class Plan:
     @property
     def summary(self) -> str:
         """One line for people."""
-        core = "x".join(str(c.stop - c.start) for c in self.tiles[0].core)
+        first = self.tiles[0]
+        core = "x".join(str(c.stop - c.start) for c in first.core)
+        if first.stack is not None:
+            planes = sum(t.core[t.stack].stop - t.core[t.stack].start for t in self.tiles if t.stack is not None)
+            return f"{planes} slices in {len(self.tiles)} groups, float32, about {self.peak_bytes / 2**30:.1f} GiB, on {self.device}"
         count = f"{len(self.tiles)} tile{'s' if len(self.tiles) > 1 else ''} of {core} voxels"
         return f"{count}, margin {self.halo}, float32, about {self.peak_bytes / 2**30:.1f} GiB, on {self.device}"
 
@@ -96,13 +102,15 @@ def make_plan(job: Job, network: Any, device: torch.device, tile: int | None = N
     """
     architecture = get_architecture(job.card.architecture)
     shape = job.grid.coarse_shape
-    region = lr_region(job)
     per_voxel = architecture.bytes_per_voxel(network)
     if architecture.tiling == "whole":
         whole = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
         return Plan(str(device), (Tile(whole, whole),), 0, per_voxel * math.prod(job.grid.fine_shape))
-    halo = job.card.halo if job.card.halo is not None else architecture.halo(network)
     free = next(entry["free"] for entry in list_devices() if entry["name"] == str(device))
+    if architecture.tiling == "planes":
+        return _plan_planes(job, per_voxel, architecture.pre_interpolated, str(device), free, tile)
+    region = lr_region(job)
+    halo = job.card.halo if job.card.halo is not None else architecture.halo(network) or 0
     extent = [r.stop - r.start for r in region]
     edges = [min(n, tile) if tile else n for n in extent]
     while True:
@@ -114,3 +122,19 @@ def make_plan(job: Job, network: Any, device: torch.device, tile: int | None = N
         if edges[longest] <= SMALLEST_TILE:
             raise RunError(f"The smallest tile needs {peak / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free on {device}; close other programs.")
         edges[longest] = max(SMALLEST_TILE, math.ceil(edges[longest] / 2))
+
+
+def _plan_planes(job: Job, per_voxel: int, pre_interpolated: bool, device: str, free: int, count: int | None) -> Plan:
+    """Whole slices, as many at once as are wanted and fit."""
+    shape = job.grid.fine_shape if pre_interpolated else job.grid.coarse_shape
+    tiles: list[Tile] = []
+    peak = 0
+    for stack in job.stacks:
+        plane = per_voxel * math.prod(shape) // shape[stack]
+        if plane > MEMORY_SHARE * free:
+            raise RunError(f"One slice needs {plane / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free on {device}; close other programs.")
+        most = count or min(PLANES_AT_ONCE, int(MEMORY_SHARE * free / plane))
+        group = make_planes(job.block[stack], shape, stack, most)
+        peak = max(peak, plane * max(t.core[stack].stop - t.core[stack].start for t in group))
+        tiles += group
+    return Plan(device, tuple(tiles), 0, peak)

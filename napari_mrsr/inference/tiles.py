@@ -1,4 +1,4 @@
-"""Cutting a lattice into tiles with margins: geometry only."""
+"""Cutting a lattice into tiles with margins, or into stacks of planes: geometry only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ class Tile:
         Part whose result is kept.
     padded : tuple of slice
         Part the network sees; starts on a multiple of the network's lattice.
+    stack : int or None
+        Axis along which planes are stacked, for networks that see slices.
     """
 
     core: tuple[slice, slice, slice]
     padded: tuple[slice, slice, slice]
+    stack: int | None = None
 
     @property
     def voxels(self) -> int:
@@ -66,3 +69,26 @@ def make_tiles(region: Sequence[slice], shape: Sequence[int], edge: Sequence[int
             pieces.append((slice(start, stop), slice(low, high)))
         per_axis.append(pieces)
     return [Tile((a[0], b[0], c[0]), (a[1], b[1], c[1])) for a, b, c in itertools.product(*per_axis)]
+
+
+def make_planes(part: slice, shape: Sequence[int], stack: int, count: int) -> list[Tile]:
+    """Cover `part` of the planes along axis `stack` with groups of whole planes.
+
+    Parameters
+    ----------
+    part : slice
+        Planes to cover.
+    shape : sequence of int
+        Whole lattice.
+    stack : int
+        Axis across the planes.
+    count : int
+        Most planes in a group; groups are split evenly.
+    """
+    groups = math.ceil((part.stop - part.start) / count)
+    bounds = [part.start + (part.stop - part.start) * i // groups for i in range(groups + 1)]
+    tiles = []
+    for start, stop in itertools.pairwise(bounds):
+        x, y, z = (slice(start, stop) if axis == stack else slice(0, n) for axis, n in enumerate(shape))
+        tiles.append(Tile((x, y, z), (x, y, z), stack))
+    return tiles

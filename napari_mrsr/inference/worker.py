@@ -5,7 +5,11 @@ Reads one JSON command per line from standard input and writes one JSON event pe
 ``{"command": "devices"}``
     answers ``{"event": "devices", "devices": [...]}``.
 ``{"command": "run", "id": n, "folder": F, "options": {...}, "volume": V, "reference": V, "like": V}``
-    answers ``started``, ``progress``..., then one of ``done`` (with the result), ``cancelled``, ``failed`` (with a sentence).
+    answers ``started``, ``progress``..., then one of ``done`` (with the result and its maps), ``cancelled``, ``failed`` (with a sentence).
+``{"command": "describe", "model": M}``
+    answers ``described``: what the model's network is and which internal maps it can show; or ``failed`` without an id.
+``{"command": "probe", "id": n, "folder": F, "key": K, "options": {...}, "volume": V, "reference": V, "name": M, "at": [x, y, z], ...}``
+    answers ``probed`` (with the map) or ``failed``. The volumes are remembered under the key, so that the next probe with it leaves them out.
 ``{"command": "cancel", "id": n}``
     stops run n.
 
@@ -21,8 +25,9 @@ import queue
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from napari_mrsr.errors import Cancelled, MrsrError, RunError
 from napari_mrsr.inference.events import Progress, RunDone, RunStarted
@@ -30,6 +35,9 @@ from napari_mrsr.inference.exchange import put_volume, take_volume
 from napari_mrsr.inference.options import RunOptions
 from napari_mrsr.inference.process import list_devices, tune_process
 from napari_mrsr.volume import Volume
+
+if TYPE_CHECKING:
+    from napari_mrsr.inference.maps import Probe
 
 
 class Worker:
@@ -45,6 +53,7 @@ class Worker:
         self._answers = answers
         self._commands: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._cancelled: set[int] = set()
+        self._probe: tuple[str, Probe] | None = None
 
     def serve(self, commands: TextIO) -> None:
         """Work until `commands` ends; cancel commands are heard while a run is under way."""
@@ -53,7 +62,11 @@ class Worker:
             if command.get("command") == "devices":
                 self._send("devices", devices=list_devices())
             elif command.get("command") == "run":
-                self._run(command)
+                self._guarded(self._run, command)
+            elif command.get("command") == "probe":
+                self._guarded(self._look, command)
+            elif command.get("command") == "describe":
+                self._guarded(self._describe, command)
 
     def _listen(self, commands: TextIO) -> None:
         for line in commands:
@@ -70,23 +83,10 @@ class Worker:
         # The owner is gone: nobody waits for the rest of a run.
         os._exit(0)
 
-    def _run(self, command: dict[str, Any]) -> None:
-        from napari_mrsr.inference.engine import run
-
-        number = command["id"]
+    def _guarded(self, job: Callable[[dict[str, Any]], None], command: dict[str, Any]) -> None:
+        number = command.get("id")
         try:
-            volumes = {role: take_volume(command[role]) if command.get(role) else None for role in ("volume", "reference", "like")}
-            volume = volumes["volume"]
-            if volume is None:
-                raise MrsrError("No volume was given.")  # noqa: TRY301
-            options = RunOptions.create(**command["options"])
-            for event in run(volume, options, volumes["reference"], volumes["like"], lambda: number in self._cancelled):
-                if isinstance(event, RunStarted):
-                    self._send("started", id=number, plan=event.plan, device=event.device, tiles=event.tiles, warnings=list(event.warnings))
-                elif isinstance(event, Progress):
-                    self._send("progress", id=number, fraction=event.fraction, seconds_left=event.seconds_left, tile=event.tile, tiles=event.tiles)
-                elif isinstance(event, RunDone):
-                    self._send("done", id=number, seconds=event.seconds, volume=_hand_over(event.volume, Path(command["folder"])))
+            job(command)
         except Cancelled:
             self._send("cancelled", id=number)
         except MrsrError as error:
@@ -95,9 +95,52 @@ class Worker:
             traceback.print_exc()
             self._send("failed", id=number, message=f"Unexpected {type(error).__name__}: {error}")
 
+    def _run(self, command: dict[str, Any]) -> None:
+        from napari_mrsr.inference.engine import run
+
+        number, folder = command["id"], Path(command["folder"])
+        volume, reference, like = self._volumes(command, "volume", "reference", "like")
+        options = RunOptions.create(**command["options"])
+        for event in run(_given(volume), options, reference, like, lambda: number in self._cancelled):
+            if isinstance(event, RunStarted):
+                self._send("started", id=number, plan=event.plan, device=event.device, tiles=event.tiles, warnings=list(event.warnings))
+            elif isinstance(event, Progress):
+                self._send("progress", id=number, fraction=event.fraction, seconds_left=event.seconds_left, tile=event.tile, tiles=event.tiles)
+            elif isinstance(event, RunDone):
+                maps = [_hand_over(v, folder) for v in event.maps]
+                self._send("done", id=number, seconds=event.seconds, volume=_hand_over(event.volume, folder), maps=maps)
+
+    def _look(self, command: dict[str, Any]) -> None:
+        from napari_mrsr.inference.maps import Probe
+
+        number = command["id"]
+        if self._probe is None or self._probe[0] != command["key"]:
+            self._probe = None  # the old one's memory goes before the new one's comes
+            volume, reference = self._volumes(command, "volume", "reference")
+            options = RunOptions.create(**command["options"])
+            self._probe = (command["key"], Probe(_given(volume), options, reference, lambda: number in self._cancelled))
+        found = self._probe[1].look(command["name"], command["at"], command.get("channel"), command.get("stack"))
+        self._send("probed", id=number, volume=_hand_over(found, Path(command["folder"])))
+
+    def _describe(self, command: dict[str, Any]) -> None:
+        from napari_mrsr.zoo import get_card
+        from napari_mrsr.zoo.description import describe
+
+        self._send("described", **describe(get_card(command["model"])).as_dict())
+
+    @staticmethod
+    def _volumes(command: dict[str, Any], *roles: str) -> list[Volume | None]:
+        return [take_volume(command[role]) if command.get(role) else None for role in roles]
+
     def _send(self, event: str, **values: Any) -> None:
         self._answers.write(json.dumps({"event": event, **values}) + "\n")
         self._answers.flush()
+
+
+def _given(volume: Volume | None) -> Volume:
+    if volume is None:
+        raise RunError("No volume was given.")
+    return volume
 
 
 def _hand_over(volume: Volume, folder: Path) -> dict[str, Any]:

@@ -6,8 +6,38 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from napari_mrsr.networks.scaling import Scaling, by_range
+
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class MapInfo:
+    """One internal map that a network can show.
+
+    Attributes
+    ----------
+    name : str
+        What the network calls it (:func:`~napari_mrsr.networks.blocks.recording.wanted`).
+    title : str
+        Name for people.
+    description : str
+        What it shows, in one or two sentences.
+    kind : {"dense", "query", "table"}
+        ``dense``: one value per voxel. ``query``: what a chosen voxel attends to. ``table``: rows and columns without a place in the image.
+    on : {"result", "input", "reference"}
+        Image it is drawn over.
+    signed : bool
+        Whether values have both signs and want diverging colours.
+    """
+
+    name: str
+    title: str
+    description: str
+    kind: Literal["dense", "query", "table"] = "dense"
+    on: Literal["result", "input", "reference"] = "result"
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -23,7 +53,9 @@ class Architecture:
     paper : str
         Source of the method.
     build : callable
-        ``build(scale=..., **options)`` gives the module, ``net(lr, reference=None, noise_level=None)`` on (B, 1, X, Y, Z) tensors.
+        ``build(scale=..., **options)`` gives the module, ``net(lr, reference=None, noise_level=None)`` on (B, 1, X, Y, Z) or (B, 1, H, W)
+        tensors in its own units (`scaling`). Output pixel 0 lies where `lr` has its sample 0 under a k-space crop, and voxel edges coincide
+        under all other protocols.
     dimension : {2, 3}
         Whether it sees slices or volumes.
     scales : tuple of int
@@ -32,24 +64,26 @@ class Architecture:
         Use of a second contrast.
     learned : bool
         False for methods without weights.
-    tiling : {"halo", "whole"}
-        ``halo``: may be cut into tiles with a margin. ``whole``: runs on the whole volume at once.
+    tiling : {"halo", "planes", "whole"}
+        ``halo``: may be cut into tiles with a margin. ``planes``: runs on whole slices. ``whole``: runs on the whole volume at once.
     size_multiple : int
         LR lattice to which tile starts are anchored, so that windows inside the network fall on the same voxels in every tile.
     halo : callable
-        ``halo(module)``: margin in LR voxels beyond which the input provably or practically has no influence (see the module's docstring).
+        ``halo(module)``: margin in LR voxels beyond which the input provably or practically has no influence (see the module's docstring);
+        None where its reach is the whole input.
     bytes_per_voxel : callable
-        ``bytes_per_voxel(module)``: peak memory per LR voxel of a tile, or per SR voxel where the tiling is ``whole``.
-    normalization : {"range", "none"}
-        ``range``: LR is divided by its ``mrsr-1`` range, the result multiplied back. ``none``: scanner units go in.
+        ``bytes_per_voxel(module)``: peak memory per voxel that the network is given (LR voxels; SR voxels where it is `pre_interpolated` or the
+        tiling is ``whole``).
+    scaling : callable
+        ``scaling(module, lr, volume_range)``: how intensities enter and leave the network (:mod:`napari_mrsr.networks.scaling`).
     global_statistics : bool
         Whether the network as published pools over its whole input.
     window : int or None
         LR voxels of the windows that replace its global statistics on volumes larger than a training patch (``set_windows``).
     pre_interpolated : bool
         Whether the input is first brought to the fine grid.
-    maps : tuple of str
-        Internal maps it can show.
+    maps : callable
+        ``maps(module)``: internal maps it can show, a tuple of :class:`MapInfo`.
     """
 
     name: str
@@ -60,12 +94,12 @@ class Architecture:
     scales: tuple[int, ...] = (2, 3, 4)
     reference: Literal["none", "optional", "needed"] = "none"
     learned: bool = True
-    tiling: Literal["halo", "whole"] = "halo"
+    tiling: Literal["halo", "planes", "whole"] = "halo"
     size_multiple: int = 1
-    halo: Callable[[Any], int] = lambda _module: 0
+    halo: Callable[[Any], int | None] = lambda _module: 0
     bytes_per_voxel: Callable[[Any], int] = lambda _module: 32
-    normalization: Literal["range", "none"] = "range"
+    scaling: Callable[[Any, Tensor, float], Scaling] = by_range
     global_statistics: bool = False
     window: int | None = None
     pre_interpolated: bool = False
-    maps: tuple[str, ...] = ()
+    maps: Callable[[Any], tuple[MapInfo, ...]] = lambda _module: ()

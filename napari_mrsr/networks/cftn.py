@@ -6,21 +6,21 @@ attention fusion module (SAFM), network. Equation numbers are the paper's; choic
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_mrsr.errors import InputError
-from napari_mrsr.networks.architecture import Architecture
+from napari_mrsr.networks.architecture import Architecture, MapInfo
 from napari_mrsr.networks.blocks.channel_attention import RCAB, ChannelAttention
-from napari_mrsr.networks.blocks.cross_scale import cross_scale_attention
-from napari_mrsr.networks.blocks.patches import extract_patches, fold_patches
-from napari_mrsr.networks.blocks.resample import cubic_downsample, cubic_upsample, voxel_shuffle
+from napari_mrsr.networks.blocks.cross_scale_transformer import CrossScaleTransformer, Fold, Match
+from napari_mrsr.networks.blocks.noise import with_noise_level
+from napari_mrsr.networks.blocks.recording import wanted
+from napari_mrsr.networks.blocks.resample import cubic_upsample, voxel_shuffle
 
 PAPER = "CFTN: 3D cross-scale feature transformer network for brain MR image super-resolution"
 WINDOW = 8
@@ -28,109 +28,6 @@ WINDOW = 8
 
 NOISE_GAIN = 20.0
 """Brings noise levels of some percent of the range to the magnitude of the image itself."""
-
-Match = Literal["literal", "cosine10"]
-Fold = Literal["sum", "mean"]
-
-
-class CrossScaleTransformer(nn.Module):
-    """CST: every LR patch is rebuilt from the HR-sized patches whose downsampled copies resemble it (eq. 6 to 8).
-
-    Parameters
-    ----------
-    channels, embed_channels : int
-        Channels of V (48) and of Q and K (24).
-    scale : int
-        r.
-    patch, stride : int
-        p = 3 and q = 2.
-    match : {"literal", "cosine10"}
-        Inner products as printed, or CSNLN's L2-normalised keys times 10.
-    fold : {"sum", "mean"}
-        Overlaps summed as printed, or divided by their count.
-
-    Attributes
-    ----------
-    window : int or None
-        None: every query sees the whole input, as published. An integer: queries in blocks of that edge see one more block on each side.
-    """
-
-    def __init__(
-        self, channels: int, embed_channels: int, scale: int, patch: int = 3, stride: int = 2, match: Match = "literal", fold: Fold = "sum"
-    ) -> None:
-        super().__init__()
-        self.scale, self.patch, self.stride, self.match, self.fold = scale, patch, stride, match, fold
-        self.embed_v = nn.Conv3d(channels, channels, 1)
-        self.embed_q = nn.Conv3d(channels, embed_channels, 1)
-        self.embed_k = nn.Conv3d(channels, embed_channels, 1)
-        self.window: int | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) to (B, C, rX, rY, rZ)."""
-        if self.window is None or max(x.shape[2:]) <= 3 * self.window:
-            return self._attend(x, 0, x.shape[2:])
-        return self._in_windows(x, self.window)
-
-    def _in_windows(self, x: Tensor, window: int) -> Tensor:
-        b, channels, *size = x.shape
-        counts = [math.ceil(n / window) for n in size]
-        padding = [pad for n, count in zip(reversed(size), reversed(counts), strict=True) for pad in (window, (count + 1) * window - n)]
-        regions = extract_patches(F.pad(x, padding, mode="replicate"), 3 * window, window)
-        r, edge = self.scale, self.scale * (window + self.patch - self.stride)
-        out = x.new_zeros(b, channels, *((n - 1) * r * window + edge for n in counts))
-        # One plane of windows at a time keeps their overlapping copies small.
-        for i in range(counts[0]):
-            plane = regions[:, i].flatten(0, 2)
-            blocks = self._attend(plane, window, (window,) * 3, crop=False)
-            pieces = blocks.view(b, 1, counts[1], counts[2], channels, edge, edge, edge)
-            fold_patches(pieces, out[:, :, i * r * window : i * r * window + edge], r * window)
-        return self._normalise(out)[:, :, : r * size[0], : r * size[1], : r * size[2]]
-
-    def _attend(self, x: Tensor, start: int, size: Sequence[int], crop: bool = True) -> Tensor:
-        """Rebuild the queries at ``start .. start + size`` of `x` from the keys of all of `x`."""
-        r, p, q = self.scale, self.patch, self.stride
-        coarse = [math.ceil(n / r) for n in x.shape[2:]]
-        high = [pad for n, z in zip(reversed(x.shape[2:]), reversed(coarse), strict=True) for pad in (0, r * z - n)]
-        filled = F.pad(x, high, mode="replicate")
-        _, k_pad = _same_padding(coarse, p, q)
-        keys = extract_patches(F.pad(self.embed_k(cubic_downsample(filled, r)), k_pad), p, q).flatten(4).flatten(1, 3)
-        values = extract_patches(F.pad(self.embed_v(filled), [r * n for n in k_pad]), r * p, r * q).flatten(1, 3)
-        queries = self.embed_q(x)
-        if crop:
-            q_left, q_pad = _same_padding(x.shape[2:], p, q)
-            patches = extract_patches(F.pad(queries, q_pad), p, q).flatten(4)
-        else:
-            inner = slice(start, start + size[0] + p - q)
-            q_left = [0, 0, 0]
-            patches = extract_patches(queries[:, :, inner, inner, inner], p, q).flatten(4)
-        if self.match == "cosine10":
-            keys = 10 * keys / keys.norm(dim=-1, keepdim=True).clamp_min(1e-4)
-        out = cross_scale_attention(patches, keys, values, r * q)
-        if not crop:
-            return out
-        left = [r * n for n in q_left]
-        return self._normalise(out)[:, :, left[0] : left[0] + r * size[0], left[1] : left[1] + r * size[1], left[2] : left[2] + r * size[2]]
-
-    def _normalise(self, folded: Tensor) -> Tensor:
-        if self.fold == "sum":
-            return folded
-        edge, step = self.scale * self.patch, self.scale * self.stride
-        for axis in (2, 3, 4):
-            n = folded.shape[axis]
-            position = torch.arange(n, device=folded.device)
-            first = torch.clamp((position - edge) // step + 1, min=0)
-            last = torch.clamp(position // step, max=(n - edge) // step)
-            shape = [1] * 5
-            shape[axis] = n
-            folded = folded / (last - first + 1).to(folded.dtype).view(shape)
-        return folded
-
-
-def _same_padding(size: Sequence[int], patch: int, stride: int) -> tuple[list[int], list[int]]:
-    """Left pads per axis and F.pad's list, zero padding in CSNLN's "same" style (less on the left)."""
-    totals = [max(0, (math.ceil(n / stride) - 1) * stride + patch - n) for n in size]
-    left = [t // 2 for t in totals]
-    return left, [pad for t, n in zip(reversed(totals), reversed(left), strict=True) for pad in (n, t - n)]
 
 
 def _zero(layer: nn.Conv3d) -> None:
@@ -193,7 +90,10 @@ class SAFM(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         """Fused features."""
         pooled = torch.cat([y.mean(1, keepdim=True), y.amax(1, keepdim=True)], 1)
-        return y * torch.sigmoid(self.conv(pooled))
+        gate = torch.sigmoid(self.conv(pooled))
+        if recorder := wanted("safm"):
+            recorder.keep("safm", gate)
+        return y * gate
 
 
 class CFTN(nn.Module):
@@ -248,15 +148,22 @@ class CFTN(nn.Module):
     ) -> None:
         super().__init__()
         self.scale, self.slope, self.noise_channel = scale, slope, noise_channel
-        positions = {"pre": 1, "mid": blocks // 2, "post": blocks - 1}
+        if blocks < 1:
+            raise InputError(f"CFTN: blocks is the number of RCABs, at least 1, not {blocks}.")
+        positions = {"pre": 1, "mid": max(1, blocks // 2), "post": max(1, blocks - 1)}
         unknown = [p for p in mfem if p not in positions and not (isinstance(p, int) and 1 <= p <= blocks)]
         if unknown:
             raise InputError(f"CFTN: an MFEM can follow {', '.join(positions)} or an RCAB from 1 to {blocks}, not {unknown[0]!r}.")
         after = sorted({positions[p] if isinstance(p, str) else p for p in mfem})
-        embed = channels // 2 if embed_channels is None else embed_channels
+        if init not in ("default", "residual"):
+            raise InputError(f"CFTN: init is default or residual, not {init!r}.")
+        embed = max(1, channels // 2) if embed_channels is None else embed_channels
         self.head = nn.Conv3d(2 if noise_channel else 1, channels, 3, padding=1)
         self.rcabs = nn.ModuleList(RCAB(channels, ca_reduction) for _ in range(blocks))
         self.mfems = nn.ModuleDict({str(m): MFEM(channels, embed, scale, prelu, patch, stride, match, fold) for m in after})
+        if len(after) > 1:
+            for name, module in self.mfems.items():
+                module.cst.suffix = f"-{name}"  # type: ignore[union-attr, assignment]
         self.fuse = nn.Conv3d(channels * (blocks + len(after)), channels, 3, padding=1)
         self.subpixel = nn.Conv3d(channels, channels * scale**3, 3, padding=1)
         self.safm = SAFM() if safm and after else None
@@ -284,18 +191,21 @@ class CFTN(nn.Module):
         """
         x = lr
         if self.noise_channel:
-            level = torch.as_tensor(0.0 if noise_level is None else noise_level, dtype=lr.dtype, device=lr.device)
-            x = torch.cat([lr, NOISE_GAIN * level.expand_as(lr)], 1)
+            x = with_noise_level(lr, noise_level, NOISE_GAIN)
         x = F.leaky_relu(self.head(x), self.slope)
         features: list[Tensor] = []
         enhanced: Tensor | None = None
+        recorder = wanted("channel-attention")
+        gates: list[Tensor] | None = [] if recorder else None
         for index, rcab in enumerate(self.rcabs, start=1):
-            x = rcab(x)
+            x = rcab(x, gates)
             features.append(x)
             if str(index) in self.mfems:
                 fine, x = self.mfems[str(index)](x)
                 features.append(x)
                 enhanced = fine if enhanced is None else enhanced + fine
+        if recorder and gates is not None:
+            recorder.keep("channel-attention", torch.stack(gates, 1))
         y = voxel_shuffle(self.subpixel(self.fuse(torch.cat(features, 1))), self.scale)
         if enhanced is not None:
             y = y + enhanced
@@ -310,12 +220,62 @@ class CFTN(nn.Module):
         return 4 * channels * (2 * maps + 4 + 5 * self.scale**3)
 
     def set_windows(self, window: int | None) -> None:
-        """Pool and attend over windows anchored to multiples of `window` LR voxels (None: over the whole input, as published)."""
+        """Pool and attend over windows anchored to multiples of `window` LR voxels (None: over the whole input, as published).
+
+        Raises
+        ------
+        InputError
+            If windows cannot be filled with query patches.
+        """
+        for mfem in self.mfems.values():
+            stride: int = mfem.cst.stride  # type: ignore[union-attr, assignment]
+            if window is not None and window % stride:
+                raise InputError(f"CFTN: windows of {window} voxels need a stride of the patches that divides them, not {stride}.")
         for module in self.modules():
             if isinstance(module, ChannelAttention):
                 module.cell = window
             elif isinstance(module, CrossScaleTransformer):
                 module.window = window
+
+
+ABLATIONS: Mapping[str, dict[str, Any]] = MappingProxyType(
+    {
+        "no MFEM": {"mfem": (), "safm": False},
+        "MFEM without SAFM": {"safm": False},
+        "MFEM pre": {"mfem": ("pre",)},
+        "MFEM mid": {"mfem": ("mid",)},
+        "MFEM post": {"mfem": ("post",)},
+        "MFEM pre, mid": {"mfem": ("pre", "mid")},
+        "MFEM pre, post": {"mfem": ("pre", "post")},
+        "MFEM mid, post": {"mfem": ("mid", "post")},
+        "MFEM pre, mid, post": {"mfem": ("pre", "mid", "post")},
+    }
+)
+"""Constructor options of the paper's tables 1 and 2; "MFEM mid" is the full network."""
+
+
+def maps(network: CFTN) -> tuple[MapInfo, ...]:
+    """What `network` can show: gates of its SAFM and RCABs, and the attention of each of its MFEMs."""
+    shown = []
+    if network.safm is not None:
+        text = "Gate of the spatial attention fusion module: how much of the fused features goes on to the result, from 0 (nothing) to 1 (all)."
+        shown.append(MapInfo("safm", "Spatial gate (SAFM)", text))
+    for position, module in network.mfems.items():
+        suffix = module.cst.suffix  # type: ignore[union-attr]
+        place = f", after RCAB {position}"
+        text = (
+            "Where in the image the patch around the chosen voxel finds its detail: weights over the larger patches that it is rebuilt from by "
+            "the cross-scale transformer; they sum to 1."
+        )
+        shown.append(MapInfo(f"cst-attention{suffix}", f"Cross-scale attention{place}", text, "query"))
+        text = (
+            "How widely each patch spreads its cross-scale attention: entropy of its weights as a share of the largest possible, from 0 (one patch) "
+            "to 1 (all patches alike)."
+        )
+        shown.append(MapInfo(f"cst-entropy{suffix}", f"Spread of cross-scale attention{place}", text))
+    text = "Gate of each feature channel (column) in each residual channel attention block (row), from 0 to 1; in windows, the mean over their cells."
+    shown.append(MapInfo("channel-attention", "Channel gates", text, "table"))
+    return tuple(shown)
 
 
 ARCHITECTURES = MappingProxyType(
@@ -331,7 +291,7 @@ ARCHITECTURES = MappingProxyType(
             bytes_per_voxel=CFTN.bytes_per_voxel,
             global_statistics=True,
             window=WINDOW,
-            maps=("safm",),
+            maps=maps,
         )
     }
 )

@@ -19,6 +19,7 @@ from napari_mrsr.degradation import apply_along_axes, get_protocol
 from napari_mrsr.degradation.matrices import bspline_matrix, dirichlet_matrix, kernel_matrix, lanczos_kernel, nearest_matrix
 from napari_mrsr.grid import SamplingGrid
 from napari_mrsr.networks.architecture import Architecture
+from napari_mrsr.networks.scaling import unchanged
 
 Kernel = Literal["nearest", "cubic", "lanczos", "zero-fill"]
 _MATRICES: dict[str, Callable[[NDArray[np.float64], int], NDArray[np.float64]]] = {
@@ -161,9 +162,7 @@ def _tensors(matrices: Any, like: Tensor) -> list[Tensor | None]:
 
 
 def _classic(name: str, title: str, paper: str, build: Callable[..., nn.Module]) -> Architecture:
-    return Architecture(
-        name=name, title=title, paper=paper, build=build, scales=tuple(range(2, 9)), learned=False, tiling="whole", normalization="none"
-    )
+    return Architecture(name=name, title=title, paper=paper, build=build, scales=tuple(range(2, 9)), learned=False, tiling="whole", scaling=unchanged)
 
 
 ARCHITECTURES = MappingProxyType(

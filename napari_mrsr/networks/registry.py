@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "cftn": "napari_mrsr.networks.cftn",
+    "fdvit": "napari_mrsr.networks.fdvit",
+    "dcamsr": "napari_mrsr.networks.dcamsr",
+    "cohft": "napari_mrsr.networks.cohft",
+    "transmrsr": "napari_mrsr.networks.transmrsr",
     "nearest": "napari_mrsr.networks.classic",
     "cubic": "napari_mrsr.networks.classic",
     "lanczos": "napari_mrsr.networks.classic",

@@ -1,46 +1,53 @@
-"""Training pairs on the fly: sharp patches from volumes, varied, degraded by the protocol, noise added."""
+"""Which volumes a training sees: files, people, reference contrasts, batches ready for the network."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_mrsr.degradation import add_rician_noise, degrade, get_protocol
+from napari_mrsr.degradation import reduce_in_plane
 from napari_mrsr.errors import InputError
-from napari_mrsr.grid import SamplingGrid
-from napari_mrsr.intensity import foreground_mask, intensity_range, require_content
+from napari_mrsr.evaluation.align import resample_onto
+from napari_mrsr.grid import lattice_offset
 from napari_mrsr.io import READABLE, read_volume
-from napari_mrsr.training.recipe import Recipe
+from napari_mrsr.training.recipe import DataPart
 from napari_mrsr.volume import Volume
 
-FOREGROUND_TRIES = 20
-"""Places tried for a patch with enough tissue; the fullest is taken where none has it."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """One batch: normalised tensors.
+    """One batch in the network's units; slices have no Z.
 
     Attributes
     ----------
-    lr : (B, 1, n, n, n) tensor
-        Low resolution, divided by the range of its volume.
-    hr : (B, 1, rn, rn, rn) tensor
-        Truth in the same units.
-    noise_level : (B, 1, 1, 1, 1) tensor
-        Standard deviation of the noise in those units.
+    lr : (B, 1, X, Y, Z) or (B, 1, H, W) tensor
+        Low resolution.
+    hr : (B, 1, ...) tensor
+        Truth.
+    noise_level : (B, 1, ...) tensor of ones along all but the first axis
+        Standard deviation of the noise.
+    reference : (B, 1, ...) tensor or None
+        Second contrast on the truth's lattice.
     """
 
     lr: Tensor
     hr: Tensor
     noise_level: Tensor
+    reference: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """One person's sharp volume and the other contrasts on its lattice."""
+
+    image: Volume
+    references: tuple[Volume, ...] = ()
 
 
 def find_volumes(root: str | Path, patterns: Sequence[str]) -> list[Path]:
@@ -83,151 +90,43 @@ def subject(path: Path) -> str:
     return path.name.split(".")[0]
 
 
-class PatchSampler:
-    """Draws batches from volumes; batch `step` depends only on the seed and the step, so a resumed run goes on as if never stopped.
+def load_studies(paths: Sequence[Path], data: DataPart) -> list[Study]:
+    """Read volumes with their reference contrasts, reduced in plane where the recipe says so.
 
-    Parameters
-    ----------
-    recipe : Recipe
-    volumes : sequence of Volume
-        Sharp training volumes.
+    A reference is the file whose last name part is the contrast's: ``sub-07_T2w.nii.gz`` goes with ``sub-07_T1w.nii.gz``.
+
+    Raises
+    ------
+    InputError
+        If contrasts are asked for and a volume has none of them.
     """
-
-    def __init__(self, recipe: Recipe, volumes: Sequence[Volume]) -> None:
-        self.recipe = recipe
-        scale = recipe.degradation.scale
-        self.protocol = get_protocol(recipe.degradation.protocol)
-        self.margin = recipe.patches.margin
-        self._lr_edge = recipe.patches.size + 2 * self.margin
-        self._images: list[NDArray[np.float32]] = []
-        self._masks: list[NDArray[np.bool_]] = []
-        self._centres: list[NDArray[np.int32]] = []
-        hr_size, hr_margin = recipe.patches.size * scale, self.margin * scale
-        for volume in volumes:
-            require_content(volume.data, volume.name)
-            mask = foreground_mask(volume.data)
-            image = volume.data.astype(np.float32) / intensity_range(volume.data, mask)
-            # Mirrored as the degradation mirrors, so that patches at the border are degraded as the whole volume is.
-            padding = [(hr_margin, hr_margin + max(0, hr_size - n)) for n in image.shape]
-            self._images.append(np.pad(image, padding, mode="symmetric"))
-            self._masks.append(np.pad(mask, padding, mode="symmetric"))
-            centres = np.argwhere(mask)
-            self._centres.append(centres[:: max(1, len(centres) // 200_000)].astype(np.int32))
-
-    def batch(self, step: int) -> Pair:
-        """Batch of one step."""
-        items = [self._item(np.random.default_rng([self.recipe.seed, step, i])) for i in range(self.recipe.patches.batch)]
-        lr, hr, levels = zip(*items, strict=True)
-        return Pair(_stack(lr), _stack(hr), torch.tensor(levels, dtype=torch.float32).view(-1, 1, 1, 1, 1))
-
-    def _item(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
-        recipe, aug = self.recipe, self.recipe.augmentation
-        index = int(rng.integers(len(self._images)))
-        hr = self._crop(index, rng)
-        hr = self._turn(hr, rng)
-        hr = self._vary(hr, rng)
-        scale = self.protocol.scale_per_axis(recipe.degradation.scale, slice_axis=2)
-        grid = SamplingGrid.from_fine(hr.shape, scale, self.protocol.alignment)
-        lr = self.protocol.operator(grid).forward(hr)
-        lr = np.abs(lr) if np.iscomplexobj(lr) else lr
-        level = float(rng.uniform(0, aug.noise / 100)) if aug.noise and rng.random() < aug.noise_probability else 0.0
-        if level:
-            lr = add_rician_noise(lr, level, rng)
-        inner_lr = tuple(slice(self.margin, self.margin + recipe.patches.size) for _ in range(3))
-        inner_hr = tuple(slice(round(s.start * k), round(s.stop * k)) for s, k in zip(inner_lr, scale, strict=True))
-        return np.ascontiguousarray(lr[inner_lr], np.float32), np.ascontiguousarray(hr[inner_hr], np.float32), level
-
-    def _crop(self, index: int, rng: np.random.Generator) -> NDArray[np.float32]:
-        image, mask, centres = self._images[index], self._masks[index], self._centres[index]
-        edge, margin = self._lr_edge * self.recipe.degradation.scale, self.margin * self.recipe.degradation.scale
-        best, most = (slice(0, edge),) * 3, -1.0
-        for _ in range(FOREGROUND_TRIES):
-            centre = centres[rng.integers(len(centres))]
-            # In padded coordinates a block around the centre starts where the unpadded block would, so the margin is always there.
-            starts = [int(np.clip(c + margin - edge // 2, 0, n - edge)) for c, n in zip(centre, image.shape, strict=True)]
-            block = (slice(starts[0], starts[0] + edge), slice(starts[1], starts[1] + edge), slice(starts[2], starts[2] + edge))
-            if not self.recipe.patches.foreground:
-                return image[block]
-            share = float(mask[tuple(slice(b.start + margin, b.stop - margin) for b in block)].mean())
-            if share > most:
-                best, most = block, share
-            if share >= self.recipe.patches.foreground:
-                break
-        return image[best]
-
-    def _turn(self, hr: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-        if self.recipe.augmentation.turns:
-            hr = hr.transpose(rng.permutation(3))
-        if self.recipe.augmentation.flips:
-            hr = hr[tuple(slice(None, None, -1 if rng.random() < 0.5 else 1) for _ in range(3))]
-        return hr
-
-    def _vary(self, hr: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-        aug = self.recipe.augmentation
-        if aug.contrast_probability and rng.random() < aug.contrast_probability:
-            hr = _monai("RandAdjustContrast", hr, rng, prob=1.0, gamma=aug.contrast_gamma)
-        if aug.bias_probability and rng.random() < aug.bias_probability:
-            hr = _monai("RandBiasField", hr, rng, prob=1.0, coeff_range=(0.0, 0.1))
-        if aug.intensity:
-            hr = hr * np.float32(rng.uniform(1 - aug.intensity, 1 + aug.intensity))
-        return hr
+    return [load_study(path, data) for path in paths]
 
 
-def _stack(arrays: Sequence[NDArray[np.float32]]) -> Tensor:
-    return torch.from_numpy(np.stack(arrays)[:, None])
+def reference_paths(path: Path, contrasts: Sequence[str]) -> list[Path]:
+    """Files of the other contrasts beside a volume, those that are there."""
+    stem, dot, suffixes = path.name.partition(".")
+    person, _, own = stem.rpartition("_")
+    names = [path.with_name(f"{person}_{contrast}{dot}{suffixes}") for contrast in contrasts if contrast != own]
+    return [name for name in names if name.is_file()]
 
 
-def _monai(transform: str, image: NDArray[np.float32], rng: np.random.Generator, **options: Any) -> NDArray[np.float32]:
-    from monai import transforms
-
-    random = getattr(transforms, transform)(**options)
-    random.set_random_state(seed=int(rng.integers(2**31)))
-    result = random(np.ascontiguousarray(image)[None])[0]
-    return np.asarray(result, dtype=np.float32)
-
-
-@dataclass(frozen=True, eq=False)
-class ValidationCase:
-    """Central block of one validation volume.
-
-    Attributes
-    ----------
-    name : str
-    lr : (1, 1, ...) tensor
-        Normalised low resolution.
-    hr, mask : arrays
-        Truth in the same units and its foreground, on the super-resolved grid.
-    data_range : float
-        Range R in those units.
-    """
-
-    name: str
-    lr: Tensor
-    hr: NDArray[np.float32]
-    mask: NDArray[np.bool_]
-    data_range: float
+def load_study(path: Path, data: DataPart, require_reference: bool = True) -> Study:
+    """One volume of :func:`load_studies`; a missing reference is accepted where none is required."""
+    image = read_volume(path)
+    found = reference_paths(path, data.references)
+    if data.references and not found and require_reference:
+        raise InputError(f"{path.name}: no reference contrast ({', '.join(data.references)}) lies beside it.")
+    references = [_onto(image, read_volume(p)) for p in found]
+    if data.in_plane is not None:
+        image, *references = (reduce_in_plane(v, data.in_plane) for v in (image, *references))
+    return Study(image, tuple(references))
 
 
-def validation_case(volume: Volume, recipe: Recipe) -> ValidationCase:
-    """Degrade a whole validation volume and cut its central block of foreground."""
-    mask = foreground_mask(volume.data)
-    low = degrade(volume, recipe.degradation.model_copy(update={"noise": 0.0}))
-    scale = get_protocol(recipe.degradation.protocol).scale_per_axis(recipe.degradation.scale, recipe.degradation.slice_axis(volume))
-    gain = intensity_range(low.data)
-    middle = [np.mean(np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis)))) for axis in range(3)]
-    edge = recipe.validation_crop
-    starts = [max(0, min(round(m / s - edge / 2), n - edge)) for m, s, n in zip(middle, scale, low.shape, strict=True)]
-    block = tuple(slice(s, min(s + edge, n)) for s, n in zip(starts, low.shape, strict=True))
-    fine = tuple(slice(round(b.start * k), round(b.stop * k)) for b, k in zip(block, scale, strict=True))
-    return ValidationCase(
-        volume.name,
-        torch.from_numpy(np.ascontiguousarray(low.data[block] / gain, dtype=np.float32))[None, None],
-        (volume.data[fine] / gain).astype(np.float32),
-        mask[fine],
-        intensity_range(volume.data, mask) / gain,
-    )
-
-
-def load_volumes(paths: Sequence[Path]) -> list[Volume]:
-    """Read training volumes one after another."""
-    return [read_volume(p) for p in paths]
+def _onto(image: Volume, reference: Volume) -> Volume:
+    if reference.shape == image.shape and lattice_offset(image.affine, reference.affine, reference.shape) == (0, 0, 0):
+        return reference
+    moved = resample_onto(image, reference)
+    if moved.shape != image.shape:
+        raise InputError(f"{reference.name} covers only a part of {image.name}; training needs references over the whole volume.")
+    return moved

@@ -1,26 +1,22 @@
-"""Whole training jobs: a recipe to weights and card on disk, and a model's quality table."""
+"""A whole training job: a recipe to weights and card on disk."""
 
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from napari_mrsr.degradation import Degradation, degrade
 from napari_mrsr.errors import InputError
-from napari_mrsr.evaluation import compare
-from napari_mrsr.inference import super_resolve
 from napari_mrsr.io import make_folder, read_volume, require_writable, write_json
-from napari_mrsr.networks import create, get_architecture
+from napari_mrsr.networks import Architecture, create, get_architecture
 from napari_mrsr.training.data import find_volumes, subject
 from napari_mrsr.training.loop import StepDone, TrainingDone, TrainingStarted, ValidationDone, train
 from napari_mrsr.training.recipe import Recipe
-from napari_mrsr.zoo import Card, Domain, Quality, TrainingData, get_card, list_models, save_weights, sha256_of, user_weights_folder
+from napari_mrsr.zoo import Card, Domain, TrainingData, save_weights, sha256_of, user_weights_folder
 
 REPORT_STEPS = 50
 CONVENTION = "mrsr-1"
@@ -80,7 +76,7 @@ def _line(event: Any, recipe: Recipe) -> str | None:
 
 
 def make_card(done: TrainingDone) -> Card:
-    """Card of a freshly trained model, still without its file; its quality table is filled by :func:`evaluate_model`."""
+    """Card of a freshly trained model, still without its file; its quality table is filled by :mod:`napari_mrsr.training.evaluate`."""
     recipe = done.recipe
     architecture = get_architecture(recipe.network.name)
     network = create(recipe.network.name, recipe.network.scale, **recipe.network.options)
@@ -104,8 +100,7 @@ def make_card(done: TrainingDone) -> Card:
         protocol=recipe.degradation.protocol,
         parameters=sum(p.numel() for p in network.parameters()),
         window=architecture.window,
-        halo=architecture.halo(network),
-        halo_error=halo_error(network, architecture.window, architecture.halo(network), architecture.size_multiple),
+        **_halo(architecture, network),
         uses_noise=bool(recipe.network.options.get("noise_channel")),
         reference=architecture.reference,
         domain=Domain(
@@ -123,6 +118,14 @@ def make_card(done: TrainingDone) -> Card:
             f"Expects an input that is blurred and sampled like protocol {recipe.degradation.protocol}; other inputs gain less.",
         ),
     )
+
+
+def _halo(architecture: Architecture, network: torch.nn.Module) -> dict[str, Any]:
+    """Tile margin and what it leaves, for networks that are cut into tiles."""
+    halo = architecture.halo(network)
+    if architecture.tiling != "halo" or halo is None:
+        return {}
+    return {"halo": halo, "halo_error": halo_error(network, architecture.window, halo, architecture.size_multiple)}
 
 
 @torch.inference_mode()
@@ -147,61 +150,6 @@ def halo_error(network: torch.nn.Module, window: int | None, halo: int, multiple
     inner = slice(scale * low, scale * (low + core))
     cut = slice(scale * halo, scale * (halo + core))
     return float((whole[..., inner, inner, inner] - part[..., cut, cut, cut]).abs().max())
-
-
-def evaluate_model(model: str, paths: Sequence[Path], noise: Sequence[float], card_command: str | None = None) -> Iterator[str]:
-    """Score a model against every classic method on sharp test volumes.
-
-    Parameters
-    ----------
-    model : str
-    paths : sequence of Path
-        High-resolution volumes of people the model was not trained on.
-    noise : sequence of float
-        Rician noise levels in percent.
-    card_command : str, optional
-        Where given, the table goes into the model's card, with this command beside it.
-
-    Yields
-    ------
-    str
-        Lines of the table.
-
-    Raises
-    ------
-    InputError
-        If a volume was used in training.
-    """
-    card = get_card(model)
-    if card_command is not None and not card.learned:
-        raise InputError(f"{model} has no card file to write a table into; leave --card out.")
-    known = {entry.subject for entry in card.data}
-    names = [c.name for c in list_models() if not c.learned] + ([model] if card.learned else [])
-    table = []
-    yield f"{'volume':<14}{'noise':>6}  " + "".join(f"{n:>20}" for n in names)
-    for path in paths:
-        if subject(path) in known:
-            raise InputError(f"{path.name}: {subject(path)} was used to train or choose {model}; give people it never saw.")
-        truth = read_volume(path)
-        for level in noise:
-            low = degrade(truth, Degradation.create(protocol=card.protocol or "gaussian", scale=card.scale or 2, noise=level))
-            volumes = [super_resolve(low, name).replace(name=name) for name in names]
-            scores = compare(truth, volumes, convention=CONVENTION).results
-            table.append(
-                Quality(
-                    subject=subject(path),
-                    convention=CONVENTION,
-                    protocol=f"{card.protocol} x{card.scale}",
-                    noise=level,
-                    psnr={s.name: round(s.psnr, 2) for s in scores},
-                    ssim={s.name: round(s.ssim, 4) for s in scores},
-                )
-            )
-            yield f"{subject(path):<14}{level:>5g}%  " + "".join(f"{f'{s.psnr:.2f} / {s.ssim:.4f}':>20}" for s in scores)
-    if card_command is not None:
-        updated = card.model_copy(update={"quality": tuple(table), "quality_command": card_command})
-        path = write_json(updated.model_dump(mode="json"), Path(card.folder) / f"{card.name}.json", overwrite=True)
-        yield f"written: {path} ({time.strftime('%Y-%m-%d')})"
 
 
 def _commit() -> str:

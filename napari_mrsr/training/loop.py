@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import lightning_fabric
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from napari_mrsr.degradation import get_protocol
 from napari_mrsr.errors import InputError, RunError
-from napari_mrsr.evaluation.metrics import psnr
 from napari_mrsr.inference.plan import pick_device
 from napari_mrsr.networks import create, get_architecture
-from napari_mrsr.networks.losses import PIXEL_LOSSES, ParameterNorm
+from napari_mrsr.networks.losses import ParameterNorm
+from napari_mrsr.networks.scaling import Scaling
 from napari_mrsr.training.checkpoint import load_checkpoint, save_checkpoint
-from napari_mrsr.training.data import PatchSampler, ValidationCase, check_split, find_volumes, load_volumes, validation_case
+from napari_mrsr.training.data import Pair, Study, check_split, find_volumes, load_studies
+from napari_mrsr.training.objectives import make_objective
+from napari_mrsr.training.patches import PatchSampler, validation_case
+from napari_mrsr.training.planes import PlaneSampler, plane_case
 from napari_mrsr.training.recipe import Recipe
+from napari_mrsr.training.validation import ValidationCase, cubic_psnr, validate
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class TrainingDone:
     minutes: float
 
 
+Sampler = PatchSampler | PlaneSampler
 Event = TrainingStarted | StepDone | ValidationDone | TrainingDone
 
 
@@ -109,14 +112,14 @@ def train(
         if checkpoint is None:
             raise InputError("Nothing to resume: give the checkpoint file.")
         trainer.load(load_checkpoint(checkpoint))
-    sampler = PatchSampler(recipe, load_volumes(train_paths))
-    cases = [validation_case(v, recipe) for v in load_volumes(validation_paths)]
+    sampler = trainer.sampler(load_studies(train_paths, recipe.data))
+    cases = trainer.cases(load_studies(validation_paths, recipe.data))
     yield TrainingStarted(
         sum(p.numel() for p in trainer.network.parameters()),
         tuple(p.name for p in train_paths),
         tuple(p.name for p in validation_paths),
         trainer.step,
-        trainer.validate(cases, _cubic(recipe)),
+        cubic_psnr(cases),
     )
     started = time.perf_counter()
     while trainer.step < recipe.steps and not cancelled():
@@ -124,7 +127,7 @@ def train(
         losses = trainer.advance(sampler)
         yield StepDone(trainer.step, losses, rate, time.perf_counter() - started)
         if trainer.step % recipe.validate_every == 0 or trainer.step == recipe.steps:
-            value = trainer.validate(cases, trainer.averaged)
+            value = validate(cases, trainer.averaged, fabric.device)
             best = trainer.keep_if_best(value)
             trainer.seconds += time.perf_counter() - started
             if checkpoint is not None:
@@ -143,6 +146,11 @@ def _require_fit(recipe: Recipe) -> None:
         raise InputError(f"The network's scale {recipe.network.scale} differs from the degradation's {recipe.degradation.scale}; make them equal.")
     if architecture.dimension == 3 and protocol.pattern != "3d":
         raise InputError(f"{architecture.title} enlarges all three axes; protocol {protocol.name} is {protocol.pattern}. Choose a 3d protocol.")
+    if architecture.dimension == 2 and architecture.pre_interpolated != (protocol.pattern == "through-plane"):
+        wanted = "through-plane" if architecture.pre_interpolated else "in-plane"
+        raise InputError(f"{architecture.title} needs an {wanted} protocol; {protocol.name} is {protocol.pattern}.")
+    if architecture.reference == "needed" and not recipe.data.references:
+        raise InputError(f"{architecture.title} needs a reference contrast: name those beside the volumes in data.references, for example [T1w].")
 
 
 class _Trainer:
@@ -151,15 +159,21 @@ class _Trainer:
     def __init__(self, recipe: Recipe, fabric: lightning_fabric.Fabric) -> None:
         self.recipe, self.fabric = recipe, fabric
         torch.manual_seed(recipe.seed)
-        self.network = create(recipe.network.name, recipe.network.scale, **recipe.network.options).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self.averaged = create(recipe.network.name, recipe.network.scale, **recipe.network.options).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.architecture = get_architecture(recipe.network.name)
+        layout = torch.channels_last_3d if self.architecture.dimension == 3 else torch.channels_last
+        self.network, self.averaged = (
+            create(recipe.network.name, recipe.network.scale, **recipe.network.options).to(memory_format=layout)  # type: ignore[call-overload]
+            for _ in range(2)
+        )
         self.averaged.load_state_dict(self.network.state_dict())
         self.averaged.requires_grad_(False).eval().to(fabric.device)
         options = recipe.optimiser
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.name]
         optimiser = kind(self.network.parameters(), lr=options.learning_rate, betas=options.betas, weight_decay=options.weight_decay)
         self.model, self.optimiser = fabric.setup(self.network, optimiser)
-        self.pixel_loss: nn.Module = PIXEL_LOSSES[recipe.loss.pixel]()
+        if hasattr(self.network, "forward_with_gradient"):
+            self.model.mark_forward_method("forward_with_gradient")
+        self.objective = make_objective(recipe.loss)
         self.parameter_norm = ParameterNorm(recipe.loss.parameter_norm) if recipe.loss.parameter_norm else None
         self.step = 0
         self.seconds = 0.0
@@ -179,14 +193,28 @@ class _Trainer:
         progress = (step - o.warmup) / max(1, length - o.warmup)
         return o.learning_rate * (o.final_fraction + (1 - o.final_fraction) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
-    def advance(self, sampler: PatchSampler) -> dict[str, float]:
+    def fit(self, lr: Tensor, volume_range: float) -> Scaling:
+        """Units of the network for a low resolution of that range."""
+        return self.architecture.scaling(self.network, lr, volume_range)
+
+    def sampler(self, studies: list[Study]) -> Sampler:
+        """Source of batches: volumes for networks that see volumes, slices for those that see slices."""
+        if self.architecture.dimension == 3:
+            return PatchSampler(self.recipe, studies)
+        return PlaneSampler(self.recipe, studies, self.architecture, self.fit)
+
+    def cases(self, studies: list[Study]) -> list[ValidationCase]:
+        """What is validated."""
+        if self.architecture.dimension == 3:
+            return [validation_case(study, self.recipe, self.fit) for study in studies]
+        return [plane_case(study, self.recipe, self.architecture, self.fit) for study in studies]
+
+    def advance(self, sampler: Sampler) -> dict[str, float]:
         """One optimiser step."""
-        pair = sampler.batch(self.step)
+        pair = _move(sampler.batch(self.step), self.fabric.device)
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate
-        device = self.fabric.device
-        output = self.model(pair.lr.to(device), noise_level=pair.noise_level.to(device))
-        losses: dict[str, Tensor] = {self.recipe.loss.pixel: self.pixel_loss(output, pair.hr.to(device))}
+        losses = self.objective(self.model, pair)
         if self.parameter_norm is not None:
             losses["parameter norm"] = self.parameter_norm(self.network.parameters())
         total = torch.stack(list(losses.values())).sum()
@@ -209,15 +237,8 @@ class _Trainer:
         decay = min(self.recipe.optimiser.ema, self.step / (self.step + 10))
         for mean, current in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
             mean.lerp_(current.detach(), 1 - decay)
-
-    def validate(self, cases: list[ValidationCase], model: Callable[..., Tensor]) -> float:
-        """Mean PSNR inside M over the validation blocks."""
-        values = []
-        with torch.inference_mode():
-            for case in cases:
-                output: NDArray[Any] = model(case.lr.to(self.fabric.device)).float().cpu().numpy()[0, 0]
-                values.append(psnr(case.hr, output, case.data_range, case.mask))
-        return float(np.mean(values))
+        for mean, current in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
+            mean.copy_(current)
 
     def keep_if_best(self, value: float) -> bool:
         """Remember the averaged weights if they validate best."""
@@ -258,12 +279,13 @@ class _Trainer:
         torch.set_rng_state(state["rng"])
 
 
+def _move(pair: Pair, device: torch.device) -> Pair:
+    reference = None if pair.reference is None else pair.reference.to(device)
+    return Pair(pair.lr.to(device), pair.hr.to(device), pair.noise_level.to(device), reference)
+
+
 def _copy(network: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().cpu().clone().contiguous() for k, v in network.state_dict().items()}
-
-
-def _cubic(recipe: Recipe) -> Callable[..., Tensor]:
-    return create("cubic", recipe.network.scale, protocol=recipe.degradation.protocol)
 
 
 __all__ = ["Event", "StepDone", "TrainingDone", "TrainingStarted", "ValidationDone", "train"]

@@ -20,6 +20,10 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+_LATER = (("data", "references"), ("data", "in_plane"), ("augmentation", "reference_dropout"), ("data", "validation_slices"))
+"""Options that came after the first weights: unused ones leave a recipe's hash as it was."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,17 +37,29 @@ class NetworkPart(_Part):
 
 
 class DataPart(_Part):
-    """Which volumes; folders and patterns are relative to `root`. Contrasts and licences (by person) go into the card."""
+    """Which volumes; folders and patterns are relative to `root`. Contrasts and licences (by person) go into the card.
+
+    `references` are contrasts (last part of a file name) beside each volume; one of them is drawn for every batch. `in_plane` (mm) reduces both
+    in-plane axes by a k-space crop first, for scans stored finer than they were acquired. `validation_slices` whole slices of each volume are
+    validated by networks that see slices (0: six).
+    """
 
     root: str = "."
     train: tuple[str, ...]
     validation: tuple[str, ...]
+    references: tuple[str, ...] = ()
+    in_plane: Positive | None = None
+    validation_slices: Annotated[int, Field(ge=0)] = 0
     contrasts: tuple[str, ...] = ()
     licences: dict[str, str] = {}
 
 
 class PatchPart(_Part):
-    """What one step sees: patches of `size` LR voxels, `batch` of them, lying where at least `foreground` of the voxels are tissue."""
+    """What one step sees: patches of `size` LR voxels, `batch` of them, lying where at least `foreground` of the voxels are tissue.
+
+    Networks whose input is interpolated first see `size` voxels of the fine grid. `margin` is cut off after the degradation of volumes; slices are
+    degraded whole.
+    """
 
     size: Count = 26
     batch: Count = 16
@@ -54,7 +70,8 @@ class PatchPart(_Part):
 class AugmentationPart(_Part):
     """Variations of the HR patch before it is degraded, and of the LR patch after it.
 
-    Noise is Rician, 0 to `noise` percent of the volume's range with probability `noise_probability`, its level told to the network.
+    Noise is Rician, 0 to `noise` percent of the volume's range with probability `noise_probability`, its level told to the network. With
+    probability `reference_dropout` a batch comes without its reference contrast.
     """
 
     flips: bool = True
@@ -65,6 +82,7 @@ class AugmentationPart(_Part):
     intensity: Annotated[float, Field(ge=0, lt=1)] = 0.0
     noise: Annotated[float, Field(ge=0, le=20)] = 0.0
     noise_probability: Fraction = 0.5
+    reference_dropout: Fraction = 0.0
 
 
 class OptimiserPart(_Part):
@@ -88,7 +106,7 @@ class OptimiserPart(_Part):
 class LossPart(_Part):
     """Pixel loss and CFTN's parameter norm (0 leaves it out)."""
 
-    pixel: Literal["l1", "mse", "charbonnier"] = "l1"
+    pixel: Literal["l1", "mse", "charbonnier", "mse-ssim-gradient"] = "l1"
     parameter_norm: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -108,7 +126,7 @@ class Recipe(_Part):
     validate_every : int
         Steps between validations (and checkpoints).
     validation_crop : int
-        Edge in LR voxels of the central block validated per volume.
+        Edge in LR voxels of the central block validated per volume; of slices, `data.validation_slices` whole ones are.
     seed : int
         Of weights, patches and noise.
     """
@@ -131,6 +149,9 @@ class Recipe(_Part):
     def hash(self) -> str:
         """First 12 hex digits of the sha256 of all values that change the weights."""
         values = self.model_dump(mode="json", exclude={"summary": True, "data": {"root", "contrasts", "licences"}})
+        for part, field in _LATER:
+            if not values[part][field]:
+                del values[part][field]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -81,7 +81,7 @@ def read_weights(network: nn.Module, path: str | os.PathLike[str], sha256: str =
             if len(names) > MAX_TENSORS:
                 raise InputError(f"{path.name} holds {len(names)} tensors; at most {MAX_TENSORS} are accepted.")
             found_shapes = {k: tuple(tensors.get_slice(k).get_shape()) for k in names}
-            _require_fit(path.name, wanted, found_shapes)
+            require_fit(path.name, wanted, found_shapes)
             kinds = {k: tensors.get_slice(k).get_dtype() for k in names}
             if wrong := sorted(k for k, kind in kinds.items() if kind not in FLOATS):
                 raise InputError(f"{path.name}: {wrong[0]} holds {kinds[wrong[0]]} values; weights must be floating-point numbers.")
@@ -94,7 +94,7 @@ def read_weights(network: nn.Module, path: str | os.PathLike[str], sha256: str =
     network.load_state_dict(state)
 
 
-def _require_fit(name: str, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
+def require_fit(name: str, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     if missing or extra:
         parts = [f"{len(group)} {kind} (first: {group[0]})" for kind, group in (("missing", missing), ("unexpected", extra)) if group]

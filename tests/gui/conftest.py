@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from qtpy.QtCore import QObject, Signal
 
 from napari_mrsr.degradation import Degradation, degrade
+from napari_mrsr.errors import RunError
 from napari_mrsr.gui.layers import volume_to_layer
 from napari_mrsr.gui.session import Role
 from napari_mrsr.volume import Volume
@@ -12,6 +14,14 @@ from napari_mrsr.volume import Volume
 @pytest.fixture(autouse=True)
 def _viewer_only_from_the_main_thread(monkeypatch):
     monkeypatch.setenv("NAPARI_ENSURE_PLUGIN_MAIN_THREAD", "1")
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """Sentences shown to the user."""
+    sentences: list[str] = []
+    monkeypatch.setattr("napari_mrsr.gui.dock.show_error", sentences.append)
+    return sentences
 
 
 @pytest.fixture
@@ -39,3 +49,71 @@ def pair(viewer, head):
         data, meta, _ = volume_to_layer(volume, metadata={"role": role})
         viewer.add_image(data, **meta)
     return viewer
+
+
+class FakeClient(QObject):
+    """The worker client's face without a process: remembers what was asked, answers when told."""
+
+    devices = Signal(list)
+    described = Signal(dict)
+    started = Signal(dict)
+    progress = Signal(dict)
+    done = Signal(object, float, list)
+    cancelled = Signal()
+    failed = Signal(str)
+    probed = Signal(object)
+    probe_failed = Signal(str)
+
+    def __init__(self, descriptions):
+        super().__init__()
+        self.descriptions, self.probes, self.busy, self.probing, self.process_id, self.users = descriptions, [], False, False, 1, 0
+
+    def ask_devices(self):
+        pass
+
+    def forget_descriptions(self):
+        pass
+
+    def describe(self, model):
+        self.described.emit({"model": model, "maps": [], "problem": "", **self.descriptions.get(model, {})})
+
+    def probe(self, volume, options, reference, key, name, at, **more):
+        if self.busy:
+            raise RunError("A run is under way; wait for it or cancel it.")
+        assert not self.probing
+        self.probing = True
+        self.probes.append({"volume": volume, "options": options, "reference": reference, "key": key, "name": name, "at": at, **more})
+
+    def answer(self, volume):
+        self.probing = False
+        self.probed.emit(volume)
+
+    def refuse(self, sentence):
+        self.probing = False
+        self.probe_failed.emit(sentence)
+
+    def cancel(self):
+        pass
+
+    def close(self):
+        pass
+
+    def release(self):
+        self.users -= 1
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Factory of a client that answers for models as described; every dock made afterwards uses it."""
+
+    def make(**descriptions):
+        client = FakeClient({name.replace("_", "-"): value for name, value in descriptions.items()})
+
+        def shared(_owner):
+            client.users += 1
+            return client
+
+        monkeypatch.setattr("napari_mrsr.gui.worker_client.WorkerClient.shared", shared)
+        return client
+
+    return make

@@ -15,11 +15,11 @@ from napari_mrsr.io import read_volume, write_volume
 def test_manifest_is_found_and_every_command_resolves():
     manifest = npe2.PluginManifest.from_distribution("napari-mrsr")
     manifest.validate_imports()
-    assert {w.display_name for w in manifest.contributions.widgets} == {"Super-resolve", "Make low-resolution"}
+    assert {w.display_name for w in manifest.contributions.widgets} == {"Super-resolve", "Attention probe", "Make low-resolution"}
 
 
-def test_plugins_menu_opens_both_docks(viewer):
-    for name in ("Super-resolve", "Make low-resolution"):
+def test_plugins_menu_opens_every_dock(viewer):
+    for name in ("Super-resolve", "Attention probe", "Make low-resolution"):
         _, widget = viewer.window.add_plugin_dock_widget("napari-mrsr", name)
         assert widget is not None
 
@@ -71,7 +71,7 @@ def test_4d_file_is_asked_for_by_index(tmp_path, monkeypatch, head):
     assert meta["name"] == "stack[1]"
 
 
-@pytest.mark.parametrize("module", ["napari_mrsr.gui.super_resolve_dock", "napari_mrsr.gui.degrade_dock", "napari_mrsr.gui.reader"])
+@pytest.mark.parametrize("module", ["super_resolve_dock", "probe_dock", "degrade_dock", "import_weights", "reader"])
 def test_docks_import_no_torch(module):
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    code = f"import sys, napari_mrsr.gui.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,19 +13,11 @@ from napari_mrsr.evaluation import compare
 from napari_mrsr.gui import _compat
 from napari_mrsr.gui.layers import layer_to_volume
 from napari_mrsr.gui.session import Role
-from napari_mrsr.gui.super_resolve_dock import BOX, SLICE, SuperResolveDock
+from napari_mrsr.gui.super_resolve_dock import BOX, SLICE, Pending, SuperResolveDock
 from napari_mrsr.inference import super_resolve
 from napari_mrsr.io import read_volume
 
 MINUTE = 60_000
-
-
-@pytest.fixture
-def said(monkeypatch):
-    """Sentences shown to the user."""
-    sentences: list[str] = []
-    monkeypatch.setattr("napari_mrsr.gui.dock.show_error", sentences.append)
-    return sentences
 
 
 @pytest.fixture
@@ -159,9 +151,9 @@ def slow(dock):
 
     big = Volume(np.random.default_rng(0).random((160, 160, 160)).astype(np.float32), np.eye(4), name="big")
     options = RunOptions.create(model=next(iter(dock._cards)))
-    dock._pending = (options.model_dump(mode="json"), big)
-    dock._set_busy(True)
     dock.client.run(big, options)
+    dock._pending = Pending(options.model_dump(mode="json"), big, {})
+    dock._set_busy(True)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
@@ -259,9 +251,9 @@ def test_labels_fit_at_a_small_window(qtbot, pair, dock):
         assert button.width() >= button.fontMetrics().horizontalAdvance(button.text())
 
 
-def test_an_open_dock_has_imported_no_torch():
+def test_open_docks_have_imported_no_torch():
     code = (
-        "import os, sys, napari; from napari_mrsr.gui.super_resolve_dock import SuperResolveDock;"
-        "v = napari.Viewer(show=False); d = SuperResolveDock(v); bad = 'torch' in sys.modules; d.client.close(); os._exit(bad)"
+        "import os, sys, napari; from napari_mrsr.gui.super_resolve_dock import SuperResolveDock; from napari_mrsr.gui.probe_dock import ProbeDock;"
+        "v = napari.Viewer(show=False); d, p = SuperResolveDock(v), ProbeDock(v); bad = 'torch' in sys.modules; d.client.close(); os._exit(bad)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0

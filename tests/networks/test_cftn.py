@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from napari_mrsr.errors import InputError
 from napari_mrsr.networks import create, get_architecture
 from napari_mrsr.networks.blocks.cross_scale import cross_scale_attention
+from napari_mrsr.networks.blocks.cross_scale_transformer import CrossScaleTransformer
 from napari_mrsr.networks.blocks.resample import cubic_upsample, voxel_shuffle
-from napari_mrsr.networks.cftn import CFTN, MFEM, SAFM, WINDOW, CrossScaleTransformer
+from napari_mrsr.networks.cftn import ABLATIONS, CFTN, MFEM, SAFM, WINDOW
 
 
 def small_net(seed=0, **options):
@@ -57,10 +58,12 @@ def test_every_position_of_table_2_has_the_count_of_its_number(mfem):
     assert count(mfem=mfem) == 2_371_327 + 1_124_592 * len(mfem) + 55
 
 
-def test_parameter_table_x3():
-    assert count(scale=3, mfem=()) == 3_554_191
-    assert count(scale=3, mfem=(), ca_reduction=8) == 3_557_101
-    assert count(scale=3) == 3_554_191 + 3_488_496 + 55
+@pytest.mark.parametrize("mfem", [(), ("mid",), ("pre", "mid"), ALL])
+def test_parameter_table_x3(mfem):
+    more = 3_488_496 * len(mfem) + (55 if mfem else 0)
+    assert count(scale=3, mfem=mfem) == 3_554_191 + more
+    assert count(scale=3, mfem=mfem, ca_reduction=8) == 3_557_101 + more
+    assert count(scale=3, mfem=mfem, prelu=True) == 3_554_191 + more + 6 * len(mfem)
 
 
 def test_x4_follows_the_same_layout():
@@ -93,6 +96,61 @@ def test_default_layout_is_the_papers():
     assert net.slope == 0.2
     architecture = get_architecture("cftn")
     assert (architecture.dimension, architecture.scales, architecture.reference, architecture.size_multiple) == (3, (2, 3, 4), "none", WINDOW)
+
+
+def test_ablations_have_the_counts_of_their_tables():
+    counts = {name: count(**options) for name, options in ABLATIONS.items()}
+    by_number = [2_371_327, 3_495_974, 4_620_566, 5_745_158]
+    expected = {"no MFEM": by_number[0], "MFEM without SAFM": by_number[1] - 55}
+    expected |= {f"MFEM {', '.join(c)}": by_number[n] for n in (1, 2, 3) for c in itertools.combinations(ALL, n)}
+    assert counts == expected
+
+
+def test_ablations_run_and_differ():
+    lr = volume(8, 7, 9)
+    with torch.no_grad():
+        full = small_net(blocks=6)(lr)
+        outputs = {name: small_net(**{"blocks": 6, **options})(lr) for name, options in ABLATIONS.items()}
+    assert torch.equal(outputs.pop("MFEM mid"), full)
+    for one in outputs.values():
+        assert torch.isfinite(one).all()
+        assert (one - full).abs().max() > 1e-3
+    for one, other in itertools.combinations(outputs.values(), 2):
+        assert (one - other).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"stride": 4}, "patches of 3 voxels need a stride from 1 to 3, not 4"),
+        ({"stride": 0}, "patches of 3 voxels need a stride from 1 to 3, not 0"),
+        ({"match": "cosine"}, "match is literal or cosine10, not 'cosine'"),
+        ({"fold": "max"}, "fold is sum or mean, not 'max'"),
+        ({"init": "zero"}, "init is default or residual, not 'zero'"),
+        ({"blocks": 0}, "blocks is the number of RCABs, at least 1, not 0"),
+    ],
+)
+def test_options_that_do_not_fit(options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        create("cftn", channels=4, **options)
+
+
+def test_windows_need_a_stride_that_divides_them():
+    net = small_net(patch=5, stride=3, mfem=("mid",))
+    with pytest.raises(InputError, match="windows of 8 voxels need a stride of the patches that divides them, not 3"):
+        net.set_windows(8)
+    net.set_windows(6)
+    with torch.no_grad():
+        assert net(volume(19, 9, 7)).shape == (1, 1, 38, 18, 14)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+@pytest.mark.parametrize("position", ALL)
+def test_few_blocks(blocks, position):
+    net = small_net(blocks=blocks, mfem=(position,))
+    with torch.no_grad():
+        assert net(volume(5, 6, 7)).shape == (1, 1, 10, 12, 14)
+    assert len(net.mfems) == 1
 
 
 def test_wrong_options_get_a_sentence():
@@ -249,11 +307,12 @@ def test_published_patch_has_the_published_sizes(monkeypatch):
     """26^3 at x2: 13^3 queries, 7^3 keys, 648 numbers each, values of 6^3 a channel."""
     seen = {}
 
-    def watched(q, k, v, stride):
+    def watched(q, k, v, stride, entropy):
         seen.update(q=q.shape, k=k.shape, v=v.shape, stride=stride)
+        assert entropy is None
         return cross_scale_attention(q, k, v, stride)
 
-    monkeypatch.setattr("napari_mrsr.networks.cftn.cross_scale_attention", watched)
+    monkeypatch.setattr("napari_mrsr.networks.blocks.cross_scale_transformer.cross_scale_attention", watched)
     with torch.no_grad():
         assert CrossScaleTransformer(1, 24, 2)(torch.zeros(1, 1, 26, 26, 26)).shape == (1, 1, 52, 52, 52)
     assert seen == {"q": (1, 13, 13, 13, 648), "k": (1, 343, 648), "v": (1, 343, 1, 6, 6, 6), "stride": 4}
@@ -283,22 +342,52 @@ def test_sum_and_mean_differ_by_the_count():
 # --- MFEM, SAFM, forward pass -------------------------------------------------------------------------------------------------------------
 
 
+def plain_convolution(x, layer, stride, padding):
+    """(B, C, X, Y, Z), one kernel tap after another."""
+    k, sizes = layer.weight.shape[-1], [(n + 2 * padding - layer.weight.shape[-1]) // stride + 1 for n in x.shape[2:]]
+    padded = F.pad(x, [padding] * 6)
+    out = layer.bias.view(1, -1, 1, 1, 1).expand(len(x), -1, *sizes)
+    for tap in itertools.product(range(k), repeat=3):
+        seen = padded[(slice(None), slice(None), *(slice(t, t + stride * (n - 1) + 1, stride) for t, n in zip(tap, sizes, strict=True)))]
+        out = out + torch.einsum("oi,bixyz->boxyz", layer.weight[(slice(None), slice(None), *tap)], seen)
+    return out
+
+
+def plain_transposed_convolution(x, layer, stride, padding):
+    """Every voxel lays its kernel down."""
+    k = layer.weight.shape[-1]
+    out = torch.zeros(len(x), layer.weight.shape[1], *(stride * (n - 1) + k for n in x.shape[2:]), dtype=x.dtype)
+    for tap in itertools.product(range(k), repeat=3):
+        at = (slice(t, t + stride * (n - 1) + 1, stride) for t, n in zip(tap, x.shape[2:], strict=True))
+        out[(slice(None), slice(None), *at)] += torch.einsum("io,bixyz->boxyz", layer.weight[(slice(None), slice(None), *tap)], x)
+    return out[:, :, padding:-padding, padding:-padding, padding:-padding] + layer.bias.view(1, -1, 1, 1, 1)
+
+
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("prelu", [False, True])
-def test_mfem(scale, prelu):
+def test_mfem_is_equations_4_and_5(scale, prelu):
     torch.manual_seed(0)
     mfem = MFEM(4, 2, scale, prelu, 3, 2, "literal", "sum").double()
+    slopes = [m for n, m in mfem.named_parameters() if m.numel() == 1]
+    assert len(slopes) == (6 if prelu else 0)
     x = torch.randn(2, 4, 5, 6, 7, dtype=torch.float64)
+
+    def layer_of(module):
+        return module[0] if prelu else module
+
+    def activated(y, module):
+        return torch.where(y > 0, y, module[1].weight * y) if prelu else y
+
     with torch.no_grad():
+        for i, slope in enumerate(slopes):
+            slope.fill_(0.1 + 0.1 * i)
         fine, coarse = mfem(x)
-        up = mfem.up[0] if prelu else mfem.up
-        lifted = F.conv_transpose3d(x, up.weight, up.bias, stride=scale, padding=scale)
-        lifted = F.prelu(lifted, mfem.up[1].weight) if prelu else lifted
+        lifted = activated(plain_transposed_convolution(x, layer_of(mfem.up), scale, scale), mfem.up)
         torch.testing.assert_close(fine, lifted + mfem.cst(x))
-        torch.testing.assert_close(coarse, mfem.down(fine))
+        shrunk = activated(plain_convolution(fine, layer_of(mfem.down[0]), scale, scale), mfem.down[0])
+        torch.testing.assert_close(coarse, activated(plain_convolution(shrunk, layer_of(mfem.down[1]), 1, 1), mfem.down[1]))
     assert fine.shape == (2, 4, 5 * scale, 6 * scale, 7 * scale)
     assert coarse.shape == x.shape
-    assert sum(m.numel() for n, m in mfem.named_parameters() if m.numel() == 1) == (6 if prelu else 0)
 
 
 def test_safm_is_equation_9():
@@ -342,6 +431,29 @@ def test_forward_pass_step_by_step(scale, mfem, order, safm):
     assert (net.safm is None) == (not safm or not order)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("options", [{}, {"scale": 3, "match": "cosine10", "fold": "mean", "prelu": True}, {"scale": 4, "noise_channel": True}])
+@pytest.mark.parametrize("window", [None, 4])
+def test_every_precision_runs(dtype, options, window):
+    net = small_net(**options)
+    net.set_windows(window)
+    lr = volume(13, 9, 8)
+    with torch.no_grad():
+        expected = net(lr)
+        out = net.to(dtype)(lr.to(dtype))
+    assert out.dtype == dtype
+    allowed = {torch.float16: 4e-3, torch.bfloat16: 3e-2, torch.float32: 1e-6, torch.float64: 2e-6}[dtype]
+    assert (out.float() - expected).abs().max() < allowed * expected.abs().max()
+
+
+def test_half_precision_gradients_are_finite():
+    net = small_net(mfem=ALL).bfloat16().train()
+    net(volume(7, 8, 6).bfloat16()).float().square().mean().backward()
+    for name, p in net.named_parameters():
+        assert p.grad.dtype == torch.bfloat16, name
+        assert torch.isfinite(p.grad).all(), name
+
+
 @settings(max_examples=25)
 @given(st.tuples(*[st.integers(1, 11)] * 3), st.sampled_from([2, 3, 4]), st.sampled_from([(), ("mid",), ALL]))
 def test_any_size_and_scale(size, scale, mfem):
@@ -352,8 +464,11 @@ def test_any_size_and_scale(size, scale, mfem):
     assert torch.isfinite(out).all()
 
 
-def test_gradients_reach_every_parameter():
-    net = small_net(mfem=ALL, prelu=True, noise_channel=True).train()
+@pytest.mark.parametrize(
+    "options", [{}, {"mfem": ALL, "prelu": True, "noise_channel": True}, {"scale": 3}, {"match": "cosine10", "fold": "mean"}, {"mfem": ()}]
+)
+def test_gradients_reach_every_parameter(options):
+    net = small_net(**options).train()
     net(volume(7, 8, 6), noise_level=0.05).square().mean().backward()
     silent = [name for name, p in net.named_parameters() if p.grad is None or not bool((p.grad != 0).any())]
     assert not silent
@@ -377,9 +492,12 @@ def test_gradients_equal_those_of_finite_differences():
         assert ((high - low) / 2).item() == pytest.approx((grad * step).sum().item(), rel=1e-4)
 
 
-def test_batch_of_two_is_two_batches_of_one():
-    net = small_net()
-    lr = volume(9, 8, 7, batch=2)
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("scale", [2, 3])
+def test_batch_of_two_is_two_batches_of_one(scale, window):
+    net = small_net(scale=scale)
+    net.set_windows(window)
+    lr = volume(13, 8, 7, batch=2)
     with torch.no_grad():
         both = net(lr)
         torch.testing.assert_close(both, torch.cat([net(lr[:1]), net(lr[1:])]), rtol=1e-4, atol=1e-5)

@@ -55,6 +55,17 @@ def test_streamed_equals_the_plain_formula(chunk, grid, patch, stride):
         torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(("grid", "patch", "stride"), [((3, 4, 2), 6, 4), ((2, 3, 3), 9, 6), ((3, 2, 2), 12, 8)])
+def test_weighting_and_fold_are_a_transposed_convolution(grid, patch, stride):
+    """The paper's remark after equation 8: the values are its kernels, the weights its input."""
+    q, k, v = random_inputs(grid, patch=patch)
+    with torch.no_grad():
+        for sample in range(2):
+            weights = torch.softmax(torch.einsum("xyzd,kd->kxyz", q[sample], k[sample]), 0)
+            expected = torch.nn.functional.conv_transpose3d(weights[None], v[sample], stride=stride)
+            torch.testing.assert_close(cross_scale_attention(q, k, v, stride)[sample : sample + 1], expected)
+
+
 def test_float32_is_accurate_for_large_scores():
     """648-term products reach hundreds; the maximum is subtracted before the exponential."""
     q, k, v = random_inputs((4, 4, 4), keys=40, depth=648, dtype=torch.float32)

@@ -28,6 +28,15 @@ class Toy(nn.Module):
         return self.gain * up
 
 
+SMALL = {
+    "cftn": {"channels": 4, "blocks": 2},
+    "fdvit": {"channels": 4, "blocks": 2},
+    "dcamsr": {"size": 24, "channels": 8, "heads": 2, "projection": 4, "encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1, 1, 1, 1, 1)},
+    "cohft": {"width": 8, "growth": 4, "stages": 1, "rrdbs": 1},
+    "transmrsr": {"size": 64, "width_divisor": 16, "style_dim": 64},
+}
+
+
 @pytest.fixture
 def toy(monkeypatch):
     """A network somebody else wrote, registered by one line."""
@@ -49,16 +58,53 @@ def test_every_entry_builds_and_keeps_the_call_convention(name):
     assert architecture.name == name
     assert architecture.title
     scale = architecture.scales[0]
-    options = {"channels": 4, "blocks": 2} if name == "cftn" else {}
-    net = create(name, scale=scale, **options)
-    lr = torch.rand(1, 1, 6, 7, 5)
+    net = create(name, scale=scale, **SMALL.get(name, {})).eval()
+    size = (6, 7, 5) if architecture.dimension == 3 else (9, 7)
+    fine = tuple(n * (1 if architecture.pre_interpolated else scale) for n in size)
+    lr = torch.rand(1, 1, *size)
+    reference = torch.rand(1, 1, *fine) if architecture.reference != "none" else None
     with torch.no_grad():
-        out = net(lr, reference=None, noise_level=None)
-    assert out.shape == (1, 1, 6 * scale, 7 * scale, 5 * scale)
+        out = net(lr, reference=reference, noise_level=None)
+    assert out.shape == (1, 1, *fine)
     assert out.dtype == lr.dtype
     assert architecture.learned == any(True for _ in net.parameters())
-    assert architecture.halo(net) >= 0
-    assert architecture.normalization in ("range", "none")
+    halo = architecture.halo(net)
+    assert halo is None or halo >= 0
+    assert architecture.tiling == ("whole" if not architecture.learned else "halo" if architecture.dimension == 3 else "planes")
+    assert architecture.bytes_per_voxel(net) > 0
+    scaling = architecture.scaling(net, lr * 500, 500.0)
+    torch.testing.assert_close(scaling.output(scaling.target(fine_like(lr))), fine_like(lr), rtol=1e-3, atol=1e-2)
+
+
+def fine_like(lr):
+    return 250 + 100 * torch.sin(torch.arange(lr.numel())).view(lr.shape)
+
+
+@pytest.mark.parametrize("name", [n for n in names() if get_architecture(n).learned])
+def test_every_network_takes_the_noise_level_if_asked(name):
+    architecture = get_architecture(name)
+    scale = architecture.scales[0]
+    size = (6, 7, 5) if architecture.dimension == 3 else (9, 7)
+    fine = tuple(n * (1 if architecture.pre_interpolated else scale) for n in size)
+    lr = torch.rand(1, 1, *size)
+    reference = torch.rand(1, 1, *fine) if architecture.reference != "none" else None
+    torch.manual_seed(0)
+    net = create(name, scale=scale, noise_channel=True, **SMALL[name]).eval()
+    with torch.no_grad():
+        quiet, zero, noisy = (net(lr, reference=reference, noise_level=level) for level in (None, 0.0, torch.full((1, 1, *(1,) * len(size)), 0.1)))
+    assert torch.equal(quiet, zero)
+    assert not torch.equal(quiet, noisy)
+
+
+@pytest.mark.parametrize("name", [n for n in names() if get_architecture(n).learned])
+def test_every_map_is_described(name):
+    net = create(name, scale=get_architecture(name).scales[0], **SMALL[name])
+    infos = get_architecture(name).maps(net)
+    assert len({info.name for info in infos}) == len(infos)
+    for info in infos:
+        assert info.title
+        assert len(info.description) > 40, info
+        assert info.description.endswith(".")
 
 
 def test_a_sixth_network(toy):

@@ -11,12 +11,23 @@ from napari_mrsr.errors import InputError
 from napari_mrsr.grid import SamplingGrid
 from napari_mrsr.intensity import foreground_mask, intensity_range
 from napari_mrsr.io import write_volume
-from napari_mrsr.training.data import PatchSampler, check_split, find_volumes, subject, validation_case
+from napari_mrsr.networks.scaling import by_range
+from napari_mrsr.training.data import Study, check_split, find_volumes, subject
+from napari_mrsr.training.patches import PatchSampler as StudySampler
+from napari_mrsr.training.patches import validation_case as study_case
 from napari_mrsr.training.recipe import Recipe
 from napari_mrsr.volume import Volume
 
 REACH = 3
 """LR voxels beyond which a patch border has no influence on the degraded patch."""
+
+
+def PatchSampler(plan, volumes):
+    return StudySampler(plan, [Study(volume) for volume in volumes])
+
+
+def validation_case(volume, plan):
+    return study_case(Study(volume), plan, lambda lr, volume_range: by_range(None, lr, volume_range))
 
 
 def recipe(scale=2, protocol="gaussian", patches=None, augmentation=None, **changes):
@@ -213,13 +224,15 @@ def test_validation_block_lies_on_its_truth(volumes, protocol, scale, crop):
     factors = get_protocol(protocol).scale_per_axis(scale, 2)
     lr = case.lr[0, 0].numpy()
     assert lr.shape == tuple(min(crop, int(n // f)) for n, f in zip(volume.shape, factors, strict=True))
-    assert case.hr.shape == case.mask.shape == tuple(int(n * f) for n, f in zip(lr.shape, factors, strict=True))
-    grid = SamplingGrid.from_fine(case.hr.shape, factors, "edges")
+    shape = tuple(int(n * f) for n, f in zip(lr.shape, factors, strict=True))
+    assert case.hr.shape == case.mask.shape == case.cubic.shape == (1, *shape)
+    grid = SamplingGrid.from_fine(shape, factors, "edges")
     inner = (slice(REACH, -REACH),) * 3
-    expected = get_protocol(protocol).operator(grid).forward(case.hr)
-    np.testing.assert_allclose(lr[inner], expected[inner], atol=1e-5)
+    expected = get_protocol(protocol).operator(grid).forward(case.hr[0])
     gain = intensity_range(degrade(volume, plan.degradation).data)
-    assert case.data_range == pytest.approx(intensity_range(volume.data) / gain)
+    np.testing.assert_allclose(lr[inner] * gain, expected[inner], atol=1e-5 * gain)
+    assert case.scaling.target_gain == pytest.approx(gain)
+    assert case.data_range == pytest.approx(intensity_range(volume.data))
     assert case.mask.mean() == pytest.approx(foreground_mask(volume.data).mean(), abs=0.1)
 
 

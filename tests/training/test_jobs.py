@@ -15,7 +15,8 @@ from napari_mrsr.io import read_volume, write_volume
 from napari_mrsr.networks import create
 from napari_mrsr.training import jobs
 from napari_mrsr.training.checkpoint import load_checkpoint
-from napari_mrsr.training.jobs import evaluate_model, halo_error, train_to_files
+from napari_mrsr.training.evaluate import evaluate_model
+from napari_mrsr.training.jobs import halo_error, train_to_files
 from napari_mrsr.training.recipe import Recipe
 from napari_mrsr.zoo import get_card, list_models, load_network, sha256_of
 

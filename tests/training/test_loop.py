@@ -13,7 +13,7 @@ from torch import nn
 
 from napari_mrsr.errors import InputError, RunError
 from napari_mrsr.io import write_volume
-from napari_mrsr.training import loop
+from napari_mrsr.training import objectives
 from napari_mrsr.training.checkpoint import load_checkpoint, save_checkpoint
 from napari_mrsr.training.loop import StepDone, TrainingDone, TrainingStarted, ValidationDone, train
 from napari_mrsr.training.recipe import Recipe
@@ -286,7 +286,7 @@ def poison(monkeypatch):
     def at(kind, step):
         monkeypatch.setattr(Poison, "kind", kind)
         monkeypatch.setattr(Poison, "at", step)
-        monkeypatch.setitem(loop.PIXEL_LOSSES, "l1", Poison)
+        monkeypatch.setitem(objectives.PIXEL_LOSSES, "l1", Poison)
 
     return at
 

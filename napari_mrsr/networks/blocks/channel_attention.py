@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,14 +30,20 @@ class ChannelAttention(nn.Module):
         self.gate = nn.Sequential(nn.Conv3d(channels, hidden, 1), nn.ReLU(), nn.Conv3d(hidden, channels, 1), nn.Sigmoid())
         self.cell: int | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Gated input, same shape (B, C, X, Y, Z)."""
+    def forward(self, x: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+        """Gated input, same shape (B, C, X, Y, Z); the gates (B, C), their mean over cells, are appended to `kept`."""
         if self.cell is None or max(x.shape[2:]) <= 3 * self.cell:
             gates: Tensor = self.gate(x.mean((2, 3, 4), keepdim=True))
+            if kept is not None:
+                kept.append(gates.flatten(1))
             return x * gates
         edges = [min(self.cell, n) for n in x.shape[2:]]
-        cells = F.avg_pool3d(x, edges, ceil_mode=True, count_include_pad=False)
-        gates = self.gate(_mean_of_neighbours(cells))
+        # CPUs know no pooling in half precision.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        cells = F.avg_pool3d(wide, edges, ceil_mode=True, count_include_pad=False)
+        gates = self.gate(_mean_of_neighbours(cells).to(x.dtype))
+        if kept is not None:
+            kept.append(gates.mean((2, 3, 4)))
         size = [n * edge for n, edge in zip(cells.shape[2:], edges, strict=True)]
         smooth = F.interpolate(gates, size=size, mode="trilinear", align_corners=False)
         return x * smooth[:, :, : x.shape[2], : x.shape[3], : x.shape[4]]
@@ -63,7 +70,7 @@ class RCAB(nn.Module):
         self.conv2 = nn.Conv3d(channels, channels, 3, padding=1)
         self.attention = ChannelAttention(channels, reduction)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Same shape in and out, (B, C, X, Y, Z)."""
-        y: Tensor = self.attention(self.conv2(F.relu(self.conv1(x))))
+    def forward(self, x: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+        """Same shape in and out, (B, C, X, Y, Z); `kept` as in :class:`ChannelAttention`."""
+        y: Tensor = self.attention(self.conv2(F.relu(self.conv1(x))), kept)
         return x + y

@@ -14,7 +14,9 @@ CHUNK_ELEMENTS = 2**25
 """Scores plus output patch values held at once; 128 MiB in float32."""
 
 
-def cross_scale_attention(q: Tensor, k: Tensor, v: Tensor, stride: int, chunk_elements: int = CHUNK_ELEMENTS) -> Tensor:
+def cross_scale_attention(
+    q: Tensor, k: Tensor, v: Tensor, stride: int, chunk_elements: int = CHUNK_ELEMENTS, entropy: Tensor | None = None
+) -> Tensor:
     """Weighted sum of value patches per query patch, folded onto the fine grid (CFTN eq. 6 to 8 and the fold).
 
     ``s_ij = <q_i, k_j>``, ``w = softmax_j(s)``, ``y_i = sum_j w_ij v_j``; the ``y_i`` are placed `stride` apart and overlaps summed.
@@ -31,13 +33,22 @@ def cross_scale_attention(q: Tensor, k: Tensor, v: Tensor, stride: int, chunk_el
         Fine-grid distance between neighbouring queries.
     chunk_elements : int
         Bound on scores and output values held at once.
+    entropy : (B, nx, ny, nz) tensor, optional
+        Filled with the entropy of each query's weights, ``-sum_j w_ij log w_ij`` in nats.
 
     Returns
     -------
     (B, C, (nx-1) stride + P, ...) tensor
     """
-    result: Tensor = _Streamed.apply(q, k, v, stride, chunk_elements)  # type: ignore[no-untyped-call]
+    result: Tensor = _Streamed.apply(q, k, v, stride, chunk_elements, entropy)  # type: ignore[no-untyped-call]
     return result
+
+
+@torch.no_grad()
+def attention_row(query: Tensor, keys: Tensor) -> Tensor:
+    """Weights of a single query (eq. 6, 7) as :func:`cross_scale_attention` uses them; (D,) and (K, D) to (K,), at least float32."""
+    with torch.autocast(query.device.type, enabled=False):
+        return _weights(query[None, None], keys[None])[0, 0]
 
 
 def _blocks(grid: torch.Size | tuple[int, ...], per_query: int, budget: int) -> Iterator[tuple[slice, slice]]:
@@ -58,7 +69,7 @@ def _weights(q: Tensor, k: Tensor) -> Tensor:
 
 class _Streamed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, stride: int, chunk_elements: int) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, stride: int, chunk_elements: int, entropy: Tensor | None) -> Tensor:
         b, nx, ny, nz, _ = q.shape
         keys, channels, patch = v.shape[1:4]
         flat = v.reshape(b, keys, -1)
@@ -67,8 +78,10 @@ class _Streamed(torch.autograd.Function):
         with torch.autocast(q.device.type, enabled=False):
             for x, y in _blocks((nx, ny, nz), per_query, chunk_elements):
                 part = q[:, x, y]
-                weights = _weights(part.flatten(1, 3), k).to(v.dtype)
-                patches = (weights @ flat).view(*part.shape[:4], channels, patch, patch, patch)
+                weights = _weights(part.flatten(1, 3), k)
+                if entropy is not None:
+                    entropy[:, x, y] = torch.special.entr(weights).sum(-1).view(part.shape[:4])
+                patches = (weights.to(v.dtype) @ flat).view(*part.shape[:4], channels, patch, patch, patch)
                 fold_patches(patches, _window(out, x, y, stride, patch), stride)
         ctx.save_for_backward(q, k, v)
         ctx.stride, ctx.chunk_elements = stride, chunk_elements
@@ -97,7 +110,7 @@ class _Streamed(torch.autograd.Function):
                 grad_s = weights * (grad_w - (grad_w * weights).sum(-1, keepdim=True))
                 grad_q[:, x, y] = (grad_s @ k.to(wide)).to(q.dtype).view_as(part)
                 grad_k += grad_s.transpose(1, 2) @ rows.to(wide)
-        return grad_q, grad_k.to(k.dtype), grad_v.view_as(v), None, None
+        return grad_q, grad_k.to(k.dtype), grad_v.view_as(v), None, None, None
 
 
 def _window(volume: Tensor, x: slice, y: slice, stride: int, patch: int) -> Tensor:

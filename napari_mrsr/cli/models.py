@@ -1,0 +1,149 @@
+"""Commands about models: list, describe, import, train, evaluate, and what this machine has."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from napari_mrsr.cli.common import Overwrite, app, say
+
+
+class Truncation(StrEnum):
+    """Choices of ``--truncation``."""
+
+    nearest = "nearest"
+    farthest = "farthest"
+    none = "none"
+
+
+listing = typer.Typer(invoke_without_command=True, help="List what can be run, or bring in weights.\n\nExample: napari-mrsr models --json")
+app.add_typer(listing, name="models")
+
+
+@listing.callback()
+def models(context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List what can be run, or bring in weights.
+
+    Example: napari-mrsr models --json
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from napari_mrsr.zoo import list_models
+
+    cards = list_models()
+    if as_json:
+        say(json.dumps({"models": [card.model_dump(mode="json") for card in cards]}, indent=2))
+        return
+    width = max(len(card.name) for card in cards)
+    for card in cards:
+        say(f"{card.name:<{width}}  {'x' + str(card.scale) if card.scale else 'any'}  {card.title}: {card.summary}")
+
+
+@listing.command("show")
+def show(
+    model: Annotated[str, typer.Argument(help="A name from `napari-mrsr models`.")],
+    measure: Annotated[bool, typer.Option("--measure", help="Also measure how far the network really looks (slow for large networks).")] = False,
+) -> None:
+    """Tell what a model's network is, and which of its internal maps can be looked at; as JSON.
+
+    Example: napari-mrsr models show cftn-x2
+    """
+    from napari_mrsr.zoo import get_card
+    from napari_mrsr.zoo.description import describe
+
+    card = get_card(model)
+    facts = describe(card).as_dict()
+    if measure and card.learned:
+        from napari_mrsr.inference.receptive_field import effective_halo
+        from napari_mrsr.networks import get_architecture
+        from napari_mrsr.zoo import load_network
+
+        facts["effective_halo"] = effective_halo(load_network(card), get_architecture(card.architecture))
+    say(json.dumps(facts, indent=2))
+
+
+@listing.command("import")
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="Checkpoint of a public DCAMSR or TransMRSR implementation, or safetensors with its card.")],
+    name: Annotated[str | None, typer.Option(help="Name in the model list (default: from the file's).")] = None,
+    scale: Annotated[int | None, typer.Option(help="Factor, where the weights do not tell it (DCAMSR).")] = None,
+    truncation: Annotated[Truncation | None, typer.Option(help="TransMRSR: which centroid style codes are drawn to.")] = None,
+    centroids: Annotated[Path | None, typer.Option(help="TransMRSR: .npy file of the centroids.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Convert a public checkpoint to a model of the list: safetensors and a card in your model folder.
+
+    Example: napari-mrsr models import dcamsr_m4raw.ckpt --scale 2 --name dcamsr-m4raw
+    """
+    from napari_mrsr.zoo import import_checkpoint
+
+    given: dict[str, Any] = {"scale": scale, "centroids": centroids, "truncation": truncation.value if truncation else None}
+    options = {key: value for key, value in given.items() if value is not None}
+    if truncation is Truncation.none:
+        options["truncation"] = None
+    card = import_checkpoint(file, name=name, overwrite=overwrite, **options)
+    for path in (Path(card.folder) / card.weights, Path(card.folder) / f"{card.name}.json"):
+        say(str(path))
+    say(f"model: {card.name}")
+
+
+@app.command()
+def info() -> None:
+    """Versions, devices and graphics, to paste into a support request.
+
+    Example: napari-mrsr info
+    """
+    from napari_mrsr.diagnostics import diagnostics
+
+    for key, value in diagnostics().items():
+        say(f"{key}: {value}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the volumes (default: the recipe's).")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for weights and card (default: your model folder).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the recipe's.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a network by a recipe; its weights and card then appear in the model list.
+
+    Example: napari-mrsr train resources/recipes/cftn_x2_compact.yaml --data ../shared/data
+    """
+    from napari_mrsr.inference.process import tune_process
+    from napari_mrsr.training.jobs import train_to_files
+    from napari_mrsr.training.recipe import load_recipe
+
+    tune_process()
+    plan = load_recipe(recipe, root=data, steps=steps)
+    for path in train_to_files(plan, output, resume=resume, accelerator=device, overwrite=overwrite, say=lambda t: tqdm.write(t, sys.stderr)):
+        say(str(path))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A name from `napari-mrsr models`.")],
+    data: Annotated[list[Path], typer.Option(help="Test volumes (high-resolution); repeat for several.")],
+    noise: Annotated[list[float] | None, typer.Option(help="Noise levels in percent; repeat for several.")] = None,
+    card: Annotated[bool, typer.Option("--card", help="Write the table into the model's card.")] = False,
+) -> None:
+    """Score a model against every classic method on test volumes, as its card's table.
+
+    Example: napari-mrsr evaluate cftn-x2 --data sub-nvn_T1w.nii.gz --noise 0 --noise 3
+    """
+    from napari_mrsr.inference.process import tune_process
+    from napari_mrsr.training.evaluate import evaluate_model
+
+    tune_process()
+    command = f"napari-mrsr evaluate {model} " + " ".join(f"--data {p.name}" for p in data) + "".join(f" --noise {n:g}" for n in noise or [0.0])
+    for line in evaluate_model(model, data, noise or [0.0], command if card else None):
+        say(line)

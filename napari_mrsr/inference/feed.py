@@ -1,0 +1,166 @@
+"""Between volumes and networks: blocks and slices in the network's units in, pieces of the fine lattice in scanner units out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from napari_mrsr.inference.options import Job
+from napari_mrsr.inference.tiles import Tile
+from napari_mrsr.intensity import intensity_range
+from napari_mrsr.networks import create, get_architecture
+from napari_mrsr.networks.blocks.recording import Recorded, Recorder
+from napari_mrsr.volume import Volume
+
+Block = tuple[slice, slice, slice]
+
+
+class Feed:
+    """Runs a network on tiles of a volume.
+
+    Parameters
+    ----------
+    network : Module
+        On `device`, in eval mode.
+    volume : Volume
+        Low resolution, scanner units.
+    job : Job
+    device : torch.device
+    reference : (X, Y, Z) float32 array, optional
+        Second contrast on the result's whole lattice, scanner units.
+    """
+
+    def __init__(self, network: nn.Module, volume: Volume, job: Job, device: torch.device, reference: NDArray[np.float32] | None = None) -> None:
+        self.network, self.job, self.device = network, job, device
+        self.architecture = get_architecture(job.card.architecture)
+        self._input: NDArray[Any] = volume.data
+        if self.architecture.pre_interpolated:
+            self._input = _interpolated(volume, job)
+        self._reference, self._reference_low, self._reference_range = reference, None, 1.0
+        if reference is not None:
+            low = job.protocol.operator(job.grid).forward(reference)
+            self._reference_low = np.abs(low) if np.iscomplexobj(low) else low
+            self._reference_range = intensity_range(reference)
+
+    def run(self, tile: Tile, recorder: Recorder | None = None) -> dict[str, NDArray[np.float32]]:
+        """Super-resolve a tile.
+
+        Parameters
+        ----------
+        tile : Tile
+        recorder : Recorder, optional
+            Dense maps it asks for are delivered too.
+
+        Returns
+        -------
+        dict of arrays
+            ``""``: the result in scanner units; others: maps by name. All cover :meth:`covers` of the tile.
+        """
+        lr, reference, level, scaling = self._inputs(tile)
+        with torch.inference_mode():
+            if recorder is None:
+                y = self.network(lr, reference=reference, noise_level=level)
+            else:
+                with recorder:
+                    y = self.network(lr, reference=reference, noise_level=level)
+            pieces = {"": self.to_fine(scaling.output(y[:, :1]), tile)}
+            for name, kept in recorder.found.items() if recorder else ():
+                pieces[name] = self.to_fine(spread(kept, y.shape[2:]), tile)
+        return pieces
+
+    def look(self, tile: Tile, recorder: Recorder) -> None:
+        """Run the network on a tile only for what `recorder` asks."""
+        lr, reference, level, _ = self._inputs(tile)
+        with torch.inference_mode(), recorder:
+            self.network(lr, reference=reference, noise_level=level)
+
+    def covers(self, tile: Tile) -> Block:
+        """Fine voxels that a tile's pieces cover."""
+        x, y, z = (self._fine(part, axis) for axis, part in enumerate(tile.padded))
+        return x, y, z
+
+    def origin(self, tile: Tile) -> tuple[int, ...]:
+        """Fine voxel of the network's output pixel 0: (row, column) of slices, or (x, y, z)."""
+        if tile.stack is None:
+            return tuple(part.start for part in self.covers(tile))
+        return tuple(shift - scale * (shift > 0) for shift, scale in self._shifts(tile.stack))
+
+    def _inputs(self, tile: Tile) -> tuple[Tensor, Tensor | None, Any, Any]:
+        lr = self._tensor(self._input, tile.padded, tile.stack)
+        scaling = self.architecture.scaling(self.network, lr, self.job.gain)
+        x, reference = scaling.lr(lr), None
+        if self._reference is not None and self._reference_low is not None:
+            low = self._tensor(self._reference_low, tile.padded, tile.stack)
+            sharp = self._tensor(self._reference, self.covers(tile), tile.stack)
+            reference = self.architecture.scaling(self.network, low, self._reference_range).target(sharp)
+        if tile.stack is not None:
+            shifts = self._shifts(tile.stack)
+            x = _pad(x, [(int(s > 0), 0) for s, _ in shifts])
+            if reference is not None:
+                reference = _pad(reference, [(scale - s, s) if s else (0, 0) for s, scale in shifts])
+        return x, reference, scaling.level(self.job.noise_sigma), scaling
+
+    def _tensor(self, data: NDArray[Any], block: Block, stack: int | None) -> Tensor:
+        """(1, 1, X, Y, Z), or (planes, 1, H, W) of a stack."""
+        cut = data[block]
+        cut = cut[None, None] if stack is None else np.moveaxis(cut, stack, 0)[:, None]
+        return torch.from_numpy(np.ascontiguousarray(cut, np.float32)).to(self.device)
+
+    def to_fine(self, y: Tensor, tile: Tile) -> NDArray[np.float32]:
+        """The network's output lattice cut to the fine voxels that the tile covers, as a block of the volume."""
+        if tile.stack is None:
+            return y[0, 0].float().cpu().numpy()
+        for axis, ((shift, scale), size) in enumerate(zip(self._shifts(tile.stack), self.plane(tile.stack), strict=True), start=2):
+            y = y.narrow(axis, scale - shift if shift else 0, size)
+        return np.moveaxis(y[:, 0].float().cpu().numpy(), 0, tile.stack)
+
+    def _shifts(self, stack: int) -> list[tuple[int, int]]:
+        """Fine voxel of LR sample 0 and the factor, per axis of a plane.
+
+        Networks put LR sample 0 onto output pixel 0; a k-space crop leaves it there only for even sizes (NETWORKS 0.1). Elsewhere one more LR
+        row goes in at the low end, and the output is cut where the lattice begins.
+        """
+        grid = self.job.grid
+        axes = [axis for axis in range(3) if axis != stack]
+        if grid.alignment != "kspace" or self.architecture.pre_interpolated:
+            return [(0, 1) for _ in axes]
+        return [(round(grid.axes[a].start) if grid.scale[a] != 1 else 0, round(grid.scale[a])) for a in axes]
+
+    def plane(self, stack: int) -> list[int]:
+        """Fine shape of the planes stacked along an axis."""
+        return [n for axis, n in enumerate(self.job.grid.fine_shape) if axis != stack]
+
+    def _fine(self, part: slice, axis: int) -> slice:
+        if self.architecture.pre_interpolated:
+            return part
+        sampling, scale = self.job.grid.axes[axis], self.job.grid.scale[axis]
+        stop = sampling.fine if part.stop == sampling.coarse else round(part.stop * scale)
+        return slice(round(part.start * scale), stop)
+
+
+def spread(kept: Recorded, size: Iterable[int]) -> Tensor:
+    """A map on the network's output lattice: every pixel it stands for gets its value (nearest neighbour)."""
+    values = kept.values[:, :1]
+    for axis, n in enumerate(size, start=2):
+        offset = kept.offset[axis - 2] if kept.offset else 0
+        index = (torch.arange(n, device=values.device) - offset) // kept.stride
+        values = values.index_select(axis, index.clamp(0, values.shape[axis] - 1))
+    return values
+
+
+def _interpolated(volume: Volume, job: Job) -> NDArray[np.float32]:
+    cubic = create("cubic", job.scale, protocol=job.protocol.name, slice_axis=job.slice_axis, grid=job.grid)
+    with torch.inference_mode():
+        fine: NDArray[np.float32] = cubic(torch.from_numpy(volume.data.astype(np.float32))[None, None])[0, 0].numpy()
+    return fine
+
+
+def _pad(x: Tensor, widths: list[tuple[int, int]]) -> Tensor:
+    flat = [w for pair in reversed(widths) for w in pair]
+    return F.pad(x, flat, mode="replicate") if any(flat) else x

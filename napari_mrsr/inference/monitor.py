@@ -1,0 +1,78 @@
+"""Watching a network layer by layer, so that a pass can be stopped and its progress told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from napari_mrsr.errors import Cancelled
+
+CALIBRATION_EDGES = (16, 40)
+
+
+class Monitor:
+    """How far a forward pass is, and whether it should stop; used as a context around the run.
+
+    Parameters
+    ----------
+    network : Module
+    cancelled : callable
+        Asked after every layer.
+    """
+
+    def __init__(self, network: nn.Module, cancelled: Callable[[], bool]) -> None:
+        leaves = [m for m in network.modules() if not any(True for _ in m.children())]
+        self._cancelled, self._abandoned, self._seen = cancelled, False, 0
+        self._clock: list[float] = []
+        self._shares = [(i + 1) / len(leaves) for i in range(len(leaves))]
+        self._handles = [m.register_forward_hook(self._passed) for m in leaves]
+
+    @property
+    def fraction(self) -> float:
+        """Share of the pass under way that is done."""
+        return self._shares[min(self._seen, len(self._shares)) - 1] if self._seen else 0.0
+
+    def calibrate(self, forward: Callable[[int], Any]) -> None:
+        """Learn what share of the time each layer takes from passes over small cubes (the first one only warms up)."""
+        for edge in CALIBRATION_EDGES:
+            self.restart()
+            started = time.perf_counter()
+            forward(edge)
+        # Work after the last layer belongs to it.
+        total = time.perf_counter() - started
+        if self._clock:
+            self._shares = [*((t - started) / total for t in self._clock[:-1]), 1.0]
+
+    def restart(self) -> None:
+        """A new pass begins."""
+        self._seen = 0
+        self._clock.clear()
+        self.check()
+
+    def check(self) -> None:
+        """Stop if that is wanted.
+
+        Raises
+        ------
+        Cancelled
+        """
+        if self._abandoned or self._cancelled():
+            raise Cancelled("The run was stopped; nothing was kept.")
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        # Whatever ended the run (an interrupt, a closed generator) also ends the pass that is still under way in the other thread.
+        self._abandoned = kind is not None
+        if kind is None:
+            for handle in self._handles:
+                handle.remove()
+
+    def _passed(self, *_: Any) -> None:
+        self._seen += 1
+        self._clock.append(time.perf_counter())
+        self.check()

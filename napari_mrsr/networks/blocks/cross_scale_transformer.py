@@ -1,0 +1,221 @@
+"""CST: CFTN's cross-scale transformer, over the whole input or window by window, and the maps of what it attends to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from napari_mrsr.errors import InputError
+from napari_mrsr.networks.blocks.cross_scale import attention_row, cross_scale_attention
+from napari_mrsr.networks.blocks.patches import extract_patches, fold_patches
+from napari_mrsr.networks.blocks.recording import Recorder, wanted
+from napari_mrsr.networks.blocks.resample import cubic_downsample
+
+Match = Literal["literal", "cosine10"]
+Fold = Literal["sum", "mean"]
+
+
+class CrossScaleTransformer(nn.Module):
+    """CST: every LR patch is rebuilt from the HR-sized patches whose downsampled copies resemble it (eq. 6 to 8).
+
+    Shows two maps (:mod:`~napari_mrsr.networks.blocks.recording`), both on lattices whose cells are centred on patches; the exact corner of a
+    cell is rounded down to whole output voxels, which matters (half a voxel) only where `scale` and ``patch - stride`` are odd.
+
+    ``cst-attention``
+        (1, 1, kx, ky, kz), where one query patch looks: its softmax weights over the key patches, sum 1. The query patch is the one whose centre is
+        nearest to the chosen output voxel (of two equally near ones, the higher). A key patch stands for ``r p`` LR voxels; its cell are the
+        ``r q`` LR voxels (stride, ``r^2 q`` output voxels) around its centre. In windows these are the keys of the query's own region, which
+        reaches past the border of the volume where the window lies there.
+    ``cst-entropy``
+        (B, 1, nx, ny, nz), how spread out the attention of each query patch is: entropy of its weights in nats divided by the logarithm of the
+        number of keys, so that 0 is one key and 1 all keys alike. Cells of ``r q`` output voxels; border cells are repeated where the lattice
+        would not cover the output.
+
+    Parameters
+    ----------
+    channels, embed_channels : int
+        Channels of V (48) and of Q and K (24).
+    scale : int
+        r.
+    patch, stride : int
+        p = 3 and q = 2, q not above p.
+    match : {"literal", "cosine10"}
+        Inner products as printed, or CSNLN's L2-normalised keys times 10.
+    fold : {"sum", "mean"}
+        Overlaps summed as printed, or divided by their count.
+
+    Attributes
+    ----------
+    window : int or None
+        None: every query sees the whole input, as published. An integer (a multiple of q): queries in blocks of that edge see one more block on
+        each side.
+    suffix : str
+        Ending of the names of its maps, where a network has several.
+
+    Raises
+    ------
+    InputError
+        If an option does not fit.
+    """
+
+    def __init__(
+        self, channels: int, embed_channels: int, scale: int, patch: int = 3, stride: int = 2, match: Match = "literal", fold: Fold = "sum"
+    ) -> None:
+        super().__init__()
+        if not 1 <= stride <= patch:
+            raise InputError(f"CFTN: patches of {patch} voxels need a stride from 1 to {patch}, not {stride}.")
+        if match not in ("literal", "cosine10"):
+            raise InputError(f"CFTN: match is literal or cosine10, not {match!r}.")
+        if fold not in ("sum", "mean"):
+            raise InputError(f"CFTN: fold is sum or mean, not {fold!r}.")
+        self.scale, self.patch, self.stride, self.match, self.fold = scale, patch, stride, match, fold
+        self.embed_v = nn.Conv3d(channels, channels, 1)
+        self.embed_q = nn.Conv3d(channels, embed_channels, 1)
+        self.embed_k = nn.Conv3d(channels, embed_channels, 1)
+        self.window: int | None = None
+        self.suffix = ""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) to (B, C, rX, rY, rZ)."""
+        if self.window is None or max(x.shape[2:]) <= 3 * self.window:
+            return self._whole(x)
+        return self._in_windows(x, self.window)
+
+    def _whole(self, x: Tensor) -> Tensor:
+        size, r = x.shape[2:], self.scale
+        left, _ = _same_padding(size, self.patch, self.stride)
+        filled = self._filled(x)
+        queries, keys = self._queries(x), self._keys(filled)
+        if recorder := wanted(f"cst-attention{self.suffix}"):
+            patch = self._nearest_query(recorder, left, queries.shape[1:4])
+            self._keep_row(recorder, queries[(recorder.item, *patch)], keys[recorder.item], filled.shape[2:], [0, 0, 0])
+        recorder = wanted(f"cst-entropy{self.suffix}")
+        entropy = _room_for_entropies(queries) if recorder else None
+        out = cross_scale_attention(queries, keys.flatten(1, 3), self._values(filled), r * self.stride, entropy=entropy)
+        if recorder and entropy is not None:
+            self._keep_entropy(recorder, entropy, math.prod(keys.shape[1:4]), left, size)
+        x0, y0, z0 = (r * n for n in left)
+        return self._normalise(out)[:, :, x0 : x0 + r * size[0], y0 : y0 + r * size[1], z0 : z0 + r * size[2]]
+
+    def _in_windows(self, x: Tensor, window: int) -> Tensor:
+        b, channels, *size = x.shape
+        counts = [math.ceil(n / window) for n in size]
+        padding = [pad for n, count in zip(reversed(size), reversed(counts), strict=True) for pad in (window, (count + 1) * window - n)]
+        regions = extract_patches(F.pad(x, padding, mode="replicate"), 3 * window, window)
+        r, n = self.scale, window // self.stride
+        edge = r * (window + self.patch - self.stride)
+        if recorder := wanted(f"cst-attention{self.suffix}"):
+            patch = self._nearest_query(recorder, [0, 0, 0], [n * count for count in counts])
+            region = regions[(recorder.item, *(i // n for i in patch))][None]
+            filled = self._filled(region)
+            query = self._queries(region, window)[(0, *(i % n for i in patch))]
+            self._keep_row(recorder, query, self._keys(filled)[0], filled.shape[2:], [window * (i // n - 1) for i in patch])
+        recorder = wanted(f"cst-entropy{self.suffix}")
+        entropies: list[Tensor] = []
+        out = x.new_zeros(b, channels, *((count - 1) * r * window + edge for count in counts))
+        # One plane of windows at a time keeps their overlapping copies small.
+        for i in range(counts[0]):
+            plane = regions[:, i].flatten(0, 2)
+            filled = self._filled(plane)
+            queries, keys = self._queries(plane, window), self._keys(filled)
+            entropy = _room_for_entropies(queries) if recorder else None
+            blocks = cross_scale_attention(queries, keys.flatten(1, 3), self._values(filled), r * self.stride, entropy=entropy)
+            pieces = blocks.view(b, 1, counts[1], counts[2], channels, edge, edge, edge)
+            fold_patches(pieces, out[:, :, i * r * window : i * r * window + edge], r * window)
+            if entropy is not None:
+                rows = entropy.view(b, counts[1], counts[2], n, n, n).permute(0, 3, 1, 4, 2, 5)
+                entropies.append(rows.reshape(b, n, counts[1] * n, counts[2] * n))
+        if recorder:
+            self._keep_entropy(recorder, torch.cat(entropies, 1), math.prod(keys.shape[1:4]), [0, 0, 0], size)
+        return self._normalise(out)[:, :, : r * size[0], : r * size[1], : r * size[2]]
+
+    def _queries(self, x: Tensor, window: int | None = None) -> Tensor:
+        """Query patches of all of `x`, or of the middle window of regions of three; (B, nx, ny, nz, D)."""
+        p, q = self.patch, self.stride
+        embedded = self.embed_q(x)
+        if window is None:
+            embedded = F.pad(embedded, _same_padding(x.shape[2:], p, q)[1])
+        else:
+            inner = slice(window, 2 * window + p - q)
+            embedded = embedded[:, :, inner, inner, inner]
+        return extract_patches(embedded, p, q).flatten(4)
+
+    def _keys(self, filled: Tensor) -> Tensor:
+        """Patches of the downsampled input, (B, kx, ky, kz, D)."""
+        coarse = cubic_downsample(filled, self.scale)
+        padding = _same_padding(coarse.shape[2:], self.patch, self.stride)[1]
+        keys = extract_patches(F.pad(self.embed_k(coarse), padding), self.patch, self.stride).flatten(4)
+        if self.match == "cosine10":
+            keys = 10 * keys / keys.norm(dim=-1, keepdim=True).clamp_min(1e-4)
+        return keys
+
+    def _values(self, filled: Tensor) -> Tensor:
+        """Patches r times as large, in the places of the keys; (B, kx ky kz, C, rp, rp, rp)."""
+        r = self.scale
+        padding = _same_padding([n // r for n in filled.shape[2:]], self.patch, self.stride)[1]
+        return extract_patches(F.pad(self.embed_v(filled), [r * n for n in padding]), r * self.patch, r * self.stride).flatten(1, 3)
+
+    def _filled(self, x: Tensor) -> Tensor:
+        """`x` continued to multiples of r."""
+        padding = [pad for n in reversed(x.shape[2:]) for pad in (0, -n % self.scale)]
+        return F.pad(x, padding, mode="replicate") if any(padding) else x
+
+    def _normalise(self, folded: Tensor) -> Tensor:
+        if self.fold == "sum":
+            return folded
+        edge, step = self.scale * self.patch, self.scale * self.stride
+        for axis in (2, 3, 4):
+            n = folded.shape[axis]
+            position = torch.arange(n, device=folded.device)
+            first = torch.clamp((position - edge) // step + 1, min=0)
+            last = torch.clamp(position // step, max=(n - edge) // step)
+            shape = [1] * 5
+            shape[axis] = n
+            folded = folded / (last - first + 1).to(folded.dtype).view(shape)
+        return folded
+
+    def _corner(self, left: int, unit: int) -> int:
+        """Output voxel where the cell around the first patch begins; `unit` output voxels per voxel that the patch is cut from."""
+        return unit * (self.patch - self.stride) // 2 - unit * left
+
+    def _nearest_query(self, recorder: Recorder, left: Sequence[int], counts: Sequence[int]) -> list[int]:
+        step = self.scale * self.stride
+        cells = ((voxel - self._corner(n, self.scale)) // step for voxel, n in zip(recorder.pixel(), left, strict=True))
+        return [min(max(cell, 0), count - 1) for cell, count in zip(cells, counts, strict=True)]
+
+    def _keep_row(self, recorder: Recorder, query: Tensor, keys: Tensor, size: Sequence[int], start: Sequence[int]) -> None:
+        """Show where one query looks among the keys (kx, ky, kz, D) of a region of `size` LR voxels that begins at `start`."""
+        unit = self.scale**2
+        left, _ = _same_padding([n // self.scale for n in size], self.patch, self.stride)
+        row = attention_row(query, keys.flatten(0, 2)).view(1, 1, *keys.shape[:3])
+        offset = tuple(self.scale * s + self._corner(n, unit) for s, n in zip(start, left, strict=True))
+        recorder.keep(f"cst-attention{self.suffix}", row, unit * self.stride, offset)
+
+    def _keep_entropy(self, recorder: Recorder, nats: Tensor, keys: int, left: Sequence[int], size: Sequence[int]) -> None:
+        step = self.scale * self.stride
+        offset: list[int] = []
+        padding: list[int] = []
+        for n, cells, voxels in zip(left, nats.shape[1:], size, strict=True):
+            corner = self._corner(n, self.scale)
+            low = max(0, math.ceil(corner / step))
+            high = max(0, math.ceil((self.scale * voxels - corner) / step) - cells)
+            offset.append(corner - low * step)
+            padding = [low, high, *padding]
+        share = nats[:, None] / math.log(keys) if keys > 1 else nats[:, None]
+        recorder.keep(f"cst-entropy{self.suffix}", F.pad(share, padding, mode="replicate"), step, tuple(offset))
+
+
+def _room_for_entropies(queries: Tensor) -> Tensor:
+    return queries.new_zeros(queries.shape[:4], dtype=torch.promote_types(queries.dtype, torch.float32))
+
+
+def _same_padding(size: Sequence[int], patch: int, stride: int) -> tuple[list[int], list[int]]:
+    """Left pads per axis and F.pad's list, zero padding in CSNLN's "same" style (less on the left)."""
+    totals = [max(0, (math.ceil(n / stride) - 1) * stride + patch - n) for n in size]
+    left = [t // 2 for t in totals]
+    return left, [pad for t, n in zip(reversed(totals), reversed(left), strict=True) for pad in (n, t - n)]
