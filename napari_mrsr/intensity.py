@@ -14,6 +14,9 @@ FOREGROUND_FRACTION = 0.05
 RANGE_PERCENTILE = 99.9
 NOISE_ITERATIONS = 5
 MIN_NOISE_SAMPLES = 100
+PATCH = 3
+CALM_SHARE, CALM_PATCHES, MOST_PATCHES = 0.03, 6_000, 60_000
+"""Share of the tissue whose patches tell the noise, and the fewest and the most of them."""
 
 
 def foreground_mask(data: NDArray[Any]) -> NDArray[np.bool_]:
@@ -65,9 +68,11 @@ def require_content(data: NDArray[Any], name: str) -> None:
 def estimate_noise(data: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> float:
     """Standard deviation of the noise in foreground tissue, in scanner units.
 
-    Donoho's estimator on one level of 3D Haar details: median absolute value of the all-high-pass band, divided by 0.6745, over the half of
-    the foreground where the coarse image changes least; axes of one voxel are left out. Foreground no brighter than background of the noise
-    found so far is dropped, and the estimate repeated.
+    Smallest eigenvalues of the covariance of 3 x 3 x 3 patches from the calmest tissue (after Pyatykh et al., IEEE TIP 2013): anatomy lives in few
+    directions of patch space, noise in all of them alike, so the directions with least variance hold noise alone. Patches are chosen by the
+    slope of the smoothed image, not by their own variance, which would pick places of low noise. Foreground no brighter than background of the
+    noise found so far is dropped, and the estimate repeated. Within 20 % for 1 to 5 % of noise where the image itself has no more than that
+    (``tests/test_intensity.py``); fine detail of strongly undersampled images (x3, x4, T2 in plane) counts as noise below about 2 %.
 
     Parameters
     ----------
@@ -83,39 +88,42 @@ def estimate_noise(data: NDArray[Any], mask: NDArray[np.bool_] | None = None) ->
     """
     image = np.asarray(data, dtype=np.float32)
     mask = foreground_mask(image) if mask is None else mask
+    inside = _whole_patches(mask)
     smooth = ndimage.uniform_filter(image, 3)
+    slope = ndimage.gaussian_gradient_magnitude(image, 1.5)
+    patches = np.lib.stride_tricks.sliding_window_view(image, [min(PATCH, n) if n >= PATCH else 1 for n in image.shape])
     sigma = 0.0
     for _ in range(NOISE_ITERATIONS):
-        previous, sigma = sigma, _detail_noise(image, mask)
+        # The mean of pure Rician background is 1.25 sigma: what lies near it is not tissue.
+        places = np.argwhere(inside & (smooth > 3 * sigma))
+        if len(places) < MIN_NOISE_SAMPLES:
+            break
+        previous, sigma = sigma, _patch_noise(patches, places, slope)
         if abs(sigma - previous) <= 0.02 * sigma:
             break
-        # The mean of pure Rician background is 1.25 sigma: what lies near it is not tissue.
-        mask = mask & (smooth > 2.5 * sigma)
     return sigma
 
 
-def _detail_noise(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
-    detail, coarse, inside = image, image, mask
-    for axis, size in enumerate(image.shape):
-        if size < 2:
-            continue
-        even, odd = _pairs(detail, axis)
-        detail = (even - odd) / np.float32(np.sqrt(2))
-        low, high = _pairs(coarse, axis)
-        coarse = (low + high) / np.float32(2)
-        a, b = _pairs(inside, axis)
-        inside = a & b
-    eroded = ndimage.binary_erosion(inside, iterations=2)
-    inside = eroded if eroded.sum() >= MIN_NOISE_SAMPLES else inside
-    if inside.sum() < MIN_NOISE_SAMPLES:
+def _whole_patches(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Places well inside the foreground whose patch lies in the image."""
+    eroded = ndimage.binary_erosion(mask, iterations=2)
+    inside = eroded if eroded.sum() >= MIN_NOISE_SAMPLES else mask.copy()
+    for axis, n in enumerate(mask.shape):
+        if n >= PATCH:
+            inside[(slice(None),) * axis + ([0, -1],)] = False
+    return np.asarray(inside)
+
+
+def _patch_noise(patches: NDArray[np.float32], places: NDArray[np.int_], slope: NDArray[np.float32]) -> float:
+    steep = slope[tuple(places.T)]
+    count = max(min(len(places), CALM_PATCHES), int(CALM_SHARE * len(places)))
+    calm = places[np.argpartition(steep, count - 1)[:count]] if count < len(places) else places
+    calm = calm[:: max(1, len(calm) // MOST_PATCHES)]
+    corner = calm - [(n > 1) for n in patches.shape[3:]]
+    rows = patches[tuple(corner.T)].reshape(len(calm), -1).astype(np.float64)
+    rows -= rows.mean(1, keepdims=True)
+    # The mean is gone, and with it one direction.
+    variances = np.linalg.eigvalsh(rows.T @ rows / len(rows))[1:]
+    if not len(variances):
         return 0.0
-    # Calm by its coarse structure, not by the detail itself, which would pick places of low noise.
-    slope = ndimage.gaussian_gradient_magnitude(coarse, 1.0)
-    calm = inside & (slope <= np.median(slope[inside]))
-    return float(np.median(np.abs(detail[calm])) / 0.6745)
-
-
-def _pairs(array: NDArray[Any], axis: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    even = np.take(array, np.arange(0, array.shape[axis] - 1, 2), axis)
-    odd = np.take(array, np.arange(1, array.shape[axis], 2), axis)
-    return even, odd
+    return float(np.sqrt(max(0.0, variances[: max(1, len(variances) // 9)].mean())))

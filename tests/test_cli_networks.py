@@ -139,7 +139,7 @@ def test_a_reference_is_asked_for_and_registered(done, refused, call, add, make_
     record = read_sidecar("sr.nii.gz")["run"]["reference"]
     assert record["registered"] is True
     assert record["angle_deg"] < 5
-    assert "moved by" in result.err
+    assert "reference was" in result.err
 
 
 def test_thick_slices_to_a_voxel_size(done, call, add, make_volume, tmp_path):

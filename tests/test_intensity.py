@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from napari_mrsr.degradation import Degradation, degrade
 from napari_mrsr.errors import InputError
 from napari_mrsr.intensity import estimate_noise, foreground_mask, intensity_range, require_content
+from napari_mrsr.io import read_volume
 
 
 def ball(shape=(40, 44, 36), radius=14.0):
@@ -94,3 +96,21 @@ def test_noise_estimate_scales_and_says_nothing_on_small_images():
     noisy = 100 + 5 * rng.standard_normal((40, 40, 1))
     assert estimate_noise(10 * noisy) == pytest.approx(10 * estimate_noise(noisy), rel=1e-4)
     assert estimate_noise(rng.uniform(1, 2, (6, 6, 6))) == 0
+
+
+@pytest.mark.parametrize("percent", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    [
+        ("t1_3d/test/sub-nvn/sub-nvn_T1w.nii.gz", "gaussian"),
+        ("t1_3d/test/sub-nvn/sub-nvn_T1w.nii.gz", "bicubic"),
+        ("t1_3d/test/sub-arc2017/sub-arc2017_T1w.nii.gz", "gaussian"),
+        ("multi_1mm/train/sub-msx07/sub-msx07_T1w.nii.gz", "gaussian"),
+        ("brats_like/test/sub-fg6692/sub-fg6692_T2w.nii.gz", "kspace"),
+    ],
+)
+def test_noise_of_real_low_resolution(shared_data, name, protocol, percent):
+    """With scalp and stripped, T1 and T2: within 20 % of what was added."""
+    truth = read_volume(shared_data(name))
+    low = degrade(truth, Degradation(protocol=protocol, noise=percent))
+    assert estimate_noise(low.data) == pytest.approx(percent / 100 * intensity_range(truth.data), rel=0.2)

@@ -49,7 +49,7 @@ class DegradeDock(Dock):
         volume, degradation = layer_to_volume(layer), Degradation.create(**form_values(self.form))
         self.button.setEnabled(False)
         self.status.setText("Working...")
-        in_background(degrade, volume, degradation, done=self._done, failed=self._failed)
+        in_background(degrade, volume, degradation, done=self._done, failed=self._failed, owner=self)
 
     def _done(self, low: Volume) -> None:
         self.button.setEnabled(True)

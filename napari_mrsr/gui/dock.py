@@ -8,6 +8,7 @@ from typing import Any
 
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error
+from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QComboBox, QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
 
@@ -58,7 +59,9 @@ class Dock(QScrollArea):
         show_error(sentence)
 
 
-def in_background(function: Callable[..., Any], *args: Any, done: Callable[[Any], None], failed: Callable[[str], None]) -> None:
+def in_background(
+    function: Callable[..., Any], *args: Any, done: Callable[[Any], None], failed: Callable[[str], None], owner: QObject | None = None
+) -> None:
     """Run a function away from the GUI thread.
 
     Parameters
@@ -69,6 +72,8 @@ def in_background(function: Callable[..., Any], *args: Any, done: Callable[[Any]
         Gets the result, on the GUI thread.
     failed : callable
         Gets one sentence, on the GUI thread.
+    owner : QObject, optional
+        Nobody is told if this widget has gone in the meantime.
     """
 
     def attempt() -> tuple[Any, str]:
@@ -81,6 +86,8 @@ def in_background(function: Callable[..., Any], *args: Any, done: Callable[[Any]
             return None, f"Unexpected {type(error).__name__}: {error}"
 
     def deliver(outcome: tuple[Any, str]) -> None:
+        if owner is not None and not isalive(owner):
+            return
         result, problem = outcome
         failed(problem) if problem else done(result)
 

@@ -57,10 +57,7 @@ def _widget(model: type[BaseModel], name: str, options: dict[str, Any]) -> Widge
     if choices is not None or optional:
         listed = ([UNSET] if optional else []) + list(choices or [])
         return ComboBox(choices=listed, value=UNSET if info.default is None else info.default, **common)
-    if bool in kinds:
-        # In a form the label stands left of the box like all others.
-        spin, common = CheckBox, {**common, "text": ""}
-    made: Widget = spin(value=info.default, **options, **common)
+    made: Widget = (CheckBox if bool in kinds else spin)(value=info.default, **options, **common)
     return made
 
 

@@ -102,7 +102,7 @@ class ImportDialog(QDialog):
         buttons.accepted.connect(self.accept)
         buttons.rejected.connect(self.reject)
         form = QFormLayout(self)
-        form.addRow(note(f"Weights from {Path(path).name} become a model in your list. Files without a card must tell their factor."))
+        form.addRow(note(f"Weights from {Path(path).name} become a model in your list. Public checkpoints do not tell their factor: choose it."))
         form.addRow("Name", self.name)
         form.addRow("Factor", self.scale)
         form.addRow(self.overwrite)
@@ -139,7 +139,7 @@ class ImportButton(QPushButton):
         dialog = ImportDialog(path, self)
         if dialog.exec() == QDialog.DialogCode.Accepted:
             self._set_busy(True)
-            in_background(import_weights, dialog.wanted(), done=self._done, failed=self._failed)
+            in_background(import_weights, dialog.wanted(), done=self._done, failed=self._failed, owner=self)
 
     def _set_busy(self, busy: bool) -> None:
         self.setEnabled(not busy)

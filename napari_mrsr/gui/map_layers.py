@@ -54,7 +54,9 @@ def map_limits(values: NDArray[Any], info: MapInfo) -> tuple[float, float]:
         return -span, span
     if info.kind == "query":
         filled = values[values > 0]
-        low, high = min(0.0, float(values.min())), float(np.percentile(filled, 99.5)) if filled.size else 0.0
+        # One place that takes most of the weight leaves the others visible, unless they are next to nothing.
+        high = max(float(np.percentile(filled, 98)), float(filled.max()) / 10) if filled.size else 0.0
+        low = min(0.0, float(values.min()))
     else:
         low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
     if high <= low:
@@ -106,7 +108,8 @@ def attention_sentence(volume: Volume, info: MapInfo) -> str:
     where = volume.affine[:3, :3] @ np.array(peak, float) + volume.affine[:3, 3]
     away = np.linalg.norm(where - np.array(volume.record["map"]["at_mm"]))
     return (
-        f"Largest weight {100 * shares.max():.2g} % at {position(where)}, {away:.0f} mm away; spread as over {places:.0f} of {weights.size} places."
+        f"Largest weight {100 * shares.max():.2g}\u00a0% at {position(where)}, {away:.0f} mm away; "
+        f"spread as over {places:.0f} of {weights.size} places."
     )
 
 

@@ -42,7 +42,7 @@ class MapsBox(QCollapsible):
 
     def wait(self, model: str) -> None:
         """The maps of another model are being asked for."""
-        self._fill({}, f"Asking which maps {model} can show..." if model else "")
+        self._fill({}, f"Asking which maps {model} can show..." if model else "", "")
 
     def show_description(self, description: dict[str, Any]) -> None:
         """Offer the maps of a model, as the worker described it."""
@@ -62,8 +62,8 @@ class MapsBox(QCollapsible):
         """Names of the ticked maps."""
         return tuple(name for name in self.infos if name in self._ticked)
 
-    def _fill(self, infos: dict[str, MapInfo], text: str) -> None:
-        self.infos, self._text = infos, text
+    def _fill(self, infos: dict[str, MapInfo], text: str, empty: str = " (none)") -> None:
+        self.infos, self._text, self._empty = infos, text, empty
         self.entries.blockSignals(True)
         self.entries.clear()
         for info in infos.values():
@@ -92,7 +92,8 @@ class MapsBox(QCollapsible):
     def _retitle(self) -> None:
         # The arrows of superqt are drawn in the colour of the default palette, which napari's themes do not keep.
         arrow = "\u25be" if self.isExpanded() else "\u25b8"
-        self.setText(f"{arrow} {TITLE} ({len(self.chosen())} of {len(self.infos)})" if self.infos else f"{arrow} {TITLE} (none)")
+        count = f" ({len(self.chosen())} of {len(self.infos)})" if self.infos else self._empty
+        self.setText(f"{arrow} {TITLE}{count}")
 
     def _explain(self, item: QListWidgetItem | None) -> None:
         info = self.infos.get(item.data(Qt.ItemDataRole.UserRole)) if item is not None else None

@@ -69,14 +69,14 @@ class SuperResolveDock(Dock):
         self._connect()
         self._cards: dict[str, Card] = {}
         self._pending: Pending | None = None
-        self.refresh_models()
-        self._set_busy(False)
-        self._runs_changed()
         # A process that starts takes the processor from the window that is still being drawn.
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.timeout.connect(self._ask_worker)
         self._later.start(START_WORKER_MS)
+        self.refresh_models()
+        self._set_busy(False)
+        self._runs_changed()
 
     def refresh_models(self) -> None:
         """Read the list of models anew."""
@@ -180,7 +180,8 @@ class SuperResolveDock(Dock):
             for signal, slot in links:
                 signal.disconnect(slot, missing_ok=True)
             roles.disconnect_session()
-            client.cancel()
+            if self._pending is not None:
+                client.cancel()
             client.release()
 
         self.destroyed.connect(clean_up)
@@ -199,7 +200,7 @@ class SuperResolveDock(Dock):
     def _model_changed(self, name: str) -> None:
         self._describe()
         self.maps.wait(name)
-        if self.client.process_id:
+        if not self._later.isActive():
             self._ask_maps()
 
     def _ask_worker(self) -> None:
@@ -295,6 +296,7 @@ class SuperResolveDock(Dock):
             maps,
             pending.infos,
             done=lambda f: self._show(f, pending.options, seconds),
+            owner=self,
             failed=lambda s: self._without_truth(results.find(volume, None, maps, pending.infos), pending.options, seconds, s),
         )
 
@@ -351,7 +353,7 @@ class SuperResolveDock(Dock):
         if path:
             volumes = (layer_to_volume(low), [layer_to_volume(r.result).replace(name=r.name) for r in self.session.runs[-4:]], truth)
             self.status.setText("Drawing the figure...")
-            in_background(_draw, *volumes, path, done=lambda p: self.status.setText(f"Saved: {p}"), failed=self._save_failed)
+            in_background(_draw, *volumes, path, done=lambda p: self.status.setText(f"Saved: {p}"), failed=self._save_failed, owner=self)
 
     def _save_failed(self, sentence: str) -> None:
         self.status.setText("")

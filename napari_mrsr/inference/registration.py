@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -156,15 +157,15 @@ def register_rigid(
     offset = _centre(_shrunk(moving_image, LEVELS[0] * unit)) - centre if start == "centres" else np.zeros(3)
     motion = _Motion(centre, offset)
     try:
-        for level, voxel in enumerate(LEVELS):
-            region = coarse.replace(data=_region(coarse, foreground, unit, whole=level == 0))
-            images = _shrunk(fixed_image, voxel * unit), _shrunk(moving_image, voxel * unit)
-            search = _Search(*images, region, voxel * unit, threads, seed)
-            search.run(motion, 1e-3 * unit, cancelled)
-        before, after = search.information(None), search.information(motion)
+        with _threads(threads):
+            for level, voxel in enumerate(LEVELS):
+                region = coarse.replace(data=_region(coarse, foreground, unit, whole=level == 0))
+                search = _Search(_shrunk(fixed_image, voxel * unit), _shrunk(moving_image, voxel * unit), region, voxel * unit, seed)
+                search.run(motion, 1e-3 * unit, cancelled)
+            before, after = search.information(None), search.information(motion)
     except RuntimeError as error:
-        reason = (str(error) or "no reason given").strip().splitlines()[-1]
-        raise InputError(f"{moving.name} could not be registered to {fixed.name}, they have too little in common ({reason}).") from error
+        reason = "they share too little space, or one of them has no contrast there"
+        raise InputError(f"{moving.name} could not be registered to {fixed.name}: {reason}.") from error
     return _conclude(motion.matrix(), centre, before, after, time.perf_counter() - began)
 
 
@@ -189,33 +190,21 @@ class _Motion:
 class _Search:
     """One resolution level."""
 
-    def __init__(self, fixed: Volume, moving: Volume, region: Volume, voxel: float, threads: int, seed: int) -> None:
-        sitk = _simpleitk()
-
-        self.voxel = voxel
+    def __init__(self, fixed: Volume, moving: Volume, region: Volume, voxel: float, seed: int) -> None:
+        self.fixed, self.voxel, self.seed = fixed, voxel, seed
+        self.share = float(region.data.mean())
         self.images = _image(_clipped(fixed)), _image(_clipped(moving))
-        method = self.method = sitk.ImageRegistrationMethod()
-        method.SetNumberOfThreads(threads)
-        method.SetMetricAsMattesMutualInformation(BINS)
-        method.SetInterpolator(sitk.sitkLinear)
+        sitk = _simpleitk()
+        self.method = sitk.ImageRegistrationMethod()
+        self.method.SetMetricAsMattesMutualInformation(BINS)
+        self.method.SetInterpolator(sitk.sitkLinear)
         # By default the metric's derivative comes from images blurred by the slice thickness: the search then ends beside the optimum.
-        method.SetMetricUseFixedImageGradientFilter(False)
-        method.SetMetricUseMovingImageGradientFilter(False)
-        method.SetMetricFixedMask(_image(region))
-        spacing = voxel * SPREAD
-        counts = np.maximum(1, _extent(fixed) // spacing).astype(int)
-        lattice = fixed.affine.copy()
-        lattice[:3, :3] *= spacing / np.array(fixed.voxel_size)
-        lattice[:3, 3] += (lattice[:3, :3] - fixed.affine[:3, :3]).sum(1) / 2
-        size, origin, direction = _geometry(lattice)
-        method.SetVirtualDomain(counts.tolist(), origin, size, direction)
-        method.SetMetricSamplingStrategy(method.RANDOM)
-        method.SetMetricSamplingPercentage(float(min(1, SAMPLES / (region.data.mean() * counts.prod()))), seed)
+        self.method.SetMetricUseFixedImageGradientFilter(False)
+        self.method.SetMetricUseMovingImageGradientFilter(False)
+        self.method.SetMetricFixedMask(_image(region))
 
     def run(self, motion: _Motion, precision: float, cancelled: Callable[[], bool]) -> None:
         """Move towards more mutual information, in steps from one working voxel down to `precision` mm."""
-        sitk = _simpleitk()
-
         stopped = cancelled()
 
         def ask() -> None:
@@ -225,26 +214,37 @@ class _Search:
                 self.method.StopRegistration()
 
         if not stopped:
+            points = self._compare_at(self.voxel * SPREAD)
+            self.method.SetMetricSamplingStrategy(self.method.RANDOM)
+            self.method.SetMetricSamplingPercentage(min(1.0, SAMPLES / (self.share * points)), self.seed)
             self.method.SetOptimizerAsRegularStepGradientDescent(self.voxel, precision, 100, 0.6, 1e-6)
             self.method.SetOptimizerScalesFromPhysicalShift()
             self.method.SetInitialTransform(motion.transform, True)
-            self.method.RemoveAllCommands()
-            self.method.AddCommand(sitk.sitkIterationEvent, ask)
+            self.method.AddCommand(_simpleitk().sitkIterationEvent, ask)
             self.method.Execute(*self.images)
         if stopped:
             raise Cancelled("The registration was stopped; nothing was moved.")
 
     def information(self, motion: _Motion | None) -> float:
-        """Mutual information over all points of the region; None for the files' own positions, 0 where nothing overlaps there."""
-        sitk = _simpleitk()
-
-        self.method.SetInitialTransform(motion.transform if motion else sitk.Euler3DTransform(), True)
+        """Mutual information at evenly spread points of the region; None for the files' own positions, 0 where nothing overlaps there."""
+        self._compare_at(float(np.prod(_extent(self.fixed)) * self.share / (4 * SAMPLES)) ** (1 / 3))
+        self.method.SetInitialTransform(motion.transform if motion else _simpleitk().Euler3DTransform(), True)
         try:
             return -float(self.method.MetricEvaluate(*self.images))
         except RuntimeError:
             if motion:
                 raise
             return 0.0
+
+    def _compare_at(self, spacing: float) -> int:
+        """Compare at the points of a lattice that fills the fixed volume; their number is returned."""
+        counts = np.maximum(1, _extent(self.fixed) // spacing).astype(int)
+        lattice = self.fixed.affine.copy()
+        lattice[:3, :3] *= spacing / np.array(self.fixed.voxel_size)
+        lattice[:3, 3] += (lattice[:3, :3] - self.fixed.affine[:3, :3]).sum(1) / 2
+        size, origin, direction = _geometry(lattice)
+        self.method.SetVirtualDomain(counts.tolist(), origin, size, direction)
+        return int(counts.prod())
 
 
 def _conclude(matrix: Floats, centre: Floats, before: float, after: float, seconds: float) -> Registration:
@@ -366,3 +366,15 @@ def _without_shear(volume: Volume) -> Volume:
 def _simpleitk() -> Any:
     """Imported on first use: it takes a fifth of a second."""
     return importlib.import_module("SimpleITK")
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Threads of all SimpleITK; a registration's own setting does not reach its metric, and sums of several threads vary in their last digits."""
+    process = _simpleitk().ProcessObject
+    usual = process.GetGlobalDefaultNumberOfThreads()
+    process.SetGlobalDefaultNumberOfThreads(count)
+    try:
+        yield
+    finally:
+        process.SetGlobalDefaultNumberOfThreads(usual)

@@ -42,27 +42,27 @@ def k_means(points: Tensor, clusters: int, generator: torch.Generator, restarts:
     if not 1 <= clusters <= len(points):
         raise InputError(f"{clusters} clusters need at least as many points (there are {len(points)}) and at least one cluster.")
     tolerance = TOLERANCE * float(points.var(0, correction=0).mean())
+    squares = points.square().sum(1)
     best, least = points[:clusters], float("inf")
     for _ in range(restarts):
         centres = points[torch.randperm(len(points), generator=generator)[:clusters].to(points.device)]
         for _ in range(ITERATIONS):
-            owner, distance = _nearest(points, centres)
+            owner, distance = _nearest(points, squares, centres)
             moved = _means(points, owner, distance, centres)
             change = float((moved - centres).square().sum())
             centres = moved
             if change <= tolerance:
                 break
-        spread = float(_nearest(points, centres)[1].sum())
+        spread = float(_nearest(points, squares, centres)[1].sum())
         if spread < least:
             best, least = centres, spread
     return best
 
 
-def _nearest(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of the nearest centre and squared distance to it, (n,) each."""
-    squares = points.square().sum(1, keepdim=True) - 2 * points @ centres.t() + centres.square().sum(1)
-    distance, owner = squares.min(1)
-    return owner, distance.clamp_min(0)
+def _nearest(points: Tensor, squares: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of the nearest centre and squared distance to it, (n,) each; `squares` are the points' squared lengths."""
+    distance, owner = torch.addmm(centres.square().sum(1), points, centres.t(), alpha=-2).min(1)
+    return owner, (distance + squares).clamp_min(0)
 
 
 def _means(points: Tensor, owner: Tensor, distance: Tensor, centres: Tensor) -> Tensor:
@@ -114,5 +114,5 @@ def style_centroids(generator: StyleSwinGenerator, samples: int = 60_000, cluste
     sd = torch.where(sd > 0, sd, torch.ones_like(sd))
     points = (styles - mean) / sd
     centres = k_means(points, clusters, random)
-    sizes = torch.bincount(_nearest(points, centres)[0], minlength=clusters)
+    sizes = torch.bincount(_nearest(points, points.square().sum(1), centres)[0], minlength=clusters)
     return (centres * sd + mean)[sizes.argsort(descending=True, stable=True)].cpu()

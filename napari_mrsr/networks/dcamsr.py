@@ -352,8 +352,8 @@ class DCAMSR(nn.Module):
         return correction
 
     def bytes_per_voxel(self) -> int:
-        """Peak inference memory per LR voxel: some twenty full-size feature maps in float32, twice where windows overlap."""
-        return 4 * self.decoder.out.in_channels * 20 * self.scale**2 * (2 if self.other_sizes == "windows" else 1)
+        """Peak inference memory per LR voxel: some 24 full-size feature maps in float32, twice where windows overlap."""
+        return 4 * self.decoder.out.in_channels * 24 * self.scale**2 * (2 if self.other_sizes == "windows" else 1)
 
     def maps(self) -> tuple[MapInfo, ...]:
         """Internal maps it can show."""

@@ -261,7 +261,7 @@ def local_cosine_distance(a: Tensor, b: Tensor, window: int = STRUCTURE_WINDOW) 
     """
 
     def around(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x.sum(1, keepdim=True), window, stride=1, padding=window // 2, count_include_pad=False)
+        return F.avg_pool2d(x.sum(1, keepdim=True), window, stride=1, padding=window // 2)
 
     if a.dtype != torch.float64:
         a, b = a.float(), b.float()

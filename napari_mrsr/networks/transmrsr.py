@@ -277,6 +277,7 @@ class TransMRSR(nn.Module):
         (B, 1, H, W) tensor
         """
         align = self.size // 4
+        # The decoder starts from a constant and knows places, so the anatomy goes to the middle, where it was in training.
         frame = [self.size if n <= self.size else math.ceil(n / align) * align for n in lr.shape[2:]]
         centring = Centring(lr.shape[2:], frame)
         x = centring.pad(lr)

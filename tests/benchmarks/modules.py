@@ -2,7 +2,8 @@
 
 Every measurement runs in a fresh process, so that its peak memory (growth of the resident set while it computes) is its own. The plain
 versions below hold whole score matrices and loop over windows and heads, as one would write the papers' equations down. The two versions of
-a module share weights and inputs; what they give, forward and backward, is compared too.
+a module share weights and inputs; what they give, forward and backward, is compared too. With ``--threads 1`` seconds are those of the
+processor, so that other programs do not disturb them.
 
 Another module is one more function that builds a :class:`Problem`, and one more line in :data:`CASES`.
 """
@@ -236,15 +237,16 @@ def peak_bytes() -> int:
 def compute(task: Problem, side: str, which: str) -> tuple[list[Tensor], float]:
     """What a pass gives (the result, or gradients) and its seconds; the backward pass without the forward pass it needs."""
     forward = getattr(task, side)
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     if which == "forward":
-        started = time.perf_counter()
+        started = clock()
         with torch.no_grad():
-            return [forward()], time.perf_counter() - started
+            return [forward()], clock() - started
     out = forward()
     direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
-    started = time.perf_counter()
+    started = clock()
     grads = torch.autograd.grad(out, task.leaves, direction, allow_unused=True)
-    return [g for g in grads if g is not None], time.perf_counter() - started
+    return [g for g in grads if g is not None], clock() - started
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:

@@ -151,10 +151,15 @@ def test_limits_of_constant_maps_are_never_degenerate(kind, signed, value):
     assert low < high
 
 
-def test_limits_of_weights_begin_at_zero_and_reach_the_peak():
-    weights = np.zeros((20, 20, 20))
+def test_limits_of_weights_show_a_lone_peak_and_what_is_beside_a_large_one():
+    query = MapInfo("m", "m", "", "query")
+    weights = np.zeros((6, 6, 6))
     weights[3, 4, 5] = 0.7
-    assert map_limits(weights, MapInfo("m", "m", "", "query")) == (0.0, 0.7)
+    assert map_limits(weights, query) == (0.0, 0.7)
+    weights[weights == 0] = 1e-7
+    assert map_limits(weights, query)[1] == pytest.approx(0.07)  # what is next to nothing stays clear
+    weights[:, :, 0] = 0.1
+    assert map_limits(weights, query)[1] == pytest.approx(0.1)
 
 
 def test_the_sentence_about_attention():
@@ -164,7 +169,7 @@ def test_the_sentence_about_attention():
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     volume = Volume(weights, affine, record={"map": {"at_mm": [2.0, 4.0, 0.0]}})
     sentence = attention_sentence(volume, MapInfo("m", "m", "", "query"))
-    assert "50 % at (2.0, 4.0, 6.0) mm, 6 mm away" in sentence
+    assert "50\u00a0% at (2.0, 4.0, 6.0) mm, 6 mm away" in sentence
     assert "over 2 of 120 places" in sentence
     assert attention_sentence(volume, MapInfo("m", "m", "", "dense")) == ""
     assert attention_sentence(volume.replace(data=-weights), MapInfo("m", "m", "", "query")) == ""
@@ -215,6 +220,9 @@ def test_fields_follow_model_and_protocol(pair, fake, said, monkeypatch):
 def test_maps_of_the_chosen_model_are_offered_and_asked_for(pair, fake, said):
     fake(cftn_x2={"maps": [GATE, CHANGE]})
     dock = SuperResolveDock(pair)
+    assert "Asking" in dock.maps.about.text()  # the worker starts a little later than the dock
+    dock._later.stop()
+    dock._ask_worker()
     dock.models.setCurrentText("cubic")
     assert "no internal maps" in dock.maps.about.text()
     dock.models.setCurrentText("cftn-x2")

@@ -189,7 +189,7 @@ def test_a_partial_reference_is_told_and_none_at_all_refused(make_volume, add):
     assert record["cover"] == pytest.approx(0.5, abs=0.03)
     far = truth.affine.copy()
     far[0, 3] += 500
-    with pytest.raises(InputError, match="overlap"):
+    with pytest.raises(InputError, match="covers no part"):
         super_resolve(low, name, reference=truth.replace(affine=far))
 
 

@@ -394,10 +394,10 @@ def test_lattice_upsampling_is_exact_where_a_kspace_crop_has_its_samples(scale):
 
 def test_lattice_upsampling_learns_after_inference_mode():
     with torch.inference_mode():
-        lattice_upsample(torch.zeros(1, 1, 11, 13), 2)
-    x = torch.zeros(1, 1, 11, 13, requires_grad=True)
+        lattice_upsample(torch.zeros(1, 1, 11, 13).double(), 2)
+    x = torch.zeros(1, 1, 11, 13, dtype=torch.float64, requires_grad=True)
     lattice_upsample(x, 2).sum().backward()
-    torch.testing.assert_close(x.grad.sum(), torch.tensor(4.0 * 11 * 13))
+    torch.testing.assert_close(x.grad.sum(), torch.tensor(4.0 * 11 * 13).double())
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

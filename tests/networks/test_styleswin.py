@@ -201,6 +201,15 @@ def test_window_attention_token_by_token(window, shift, size, gain):
         torch.testing.assert_close(ours[item], expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("shift", [0, 2])
+def test_more_windows_than_a_kernel_takes(shift, monkeypatch):
+    qkv = randn(2, 8, 16, 3, 2, 4)
+    bias = randn(2, 16, 16)
+    whole = window_attention(qkv, 4, bias, 1.0, shift)
+    monkeypatch.setattr("napari_mrsr.networks.blocks.swin.LAUNCH", 3)
+    torch.testing.assert_close(window_attention(qkv, 4, bias, 1.0, shift), whole)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_scores_beyond_half_precision_stay_finite(dtype):
     """300 * 300 * 4 is far above 65504."""

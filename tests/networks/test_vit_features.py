@@ -107,6 +107,16 @@ def test_other_precisions(dtype):
     assert torch.nn.functional.cosine_similarity(ours.float(), expected) > 0.999
 
 
+def test_large_scores_do_not_overflow_half_precision():
+    net, x = small(layers=1), image(32, 32)
+    with torch.no_grad():
+        net.vit.blocks[0].attn.qkv.weight[:48].mul_(2000)
+        expected = net(x)
+        ours = net.half()(x.half())
+    assert torch.isfinite(expected).all()
+    torch.testing.assert_close(ours.float(), expected, rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -305,7 +315,7 @@ def lively(**options):
 
 
 @pytest.mark.parametrize("channel", [None, 0, 1])
-@pytest.mark.parametrize("query", [(0, 0), (29, 21), (11, 8), (15, 20)])
+@pytest.mark.parametrize("query", [(0, 0), (29, 21), (7, 5), (15, 20)])
 def test_attention_of_the_chosen_pixel(query, channel):
     net, x = lively(), image(30, 22, batch=2)
     names = ("vit-attention-1", "vit-attention-3")

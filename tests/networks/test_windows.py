@@ -149,5 +149,20 @@ def test_one_channel():
     values = torch.tensor([[[[-3.0]], [[1.0]]]])
     assert Recorder(()).one_channel(values).item() == 2
     assert Recorder((), channel=0).one_channel(values).item() == -3
+    with pytest.raises(ValueError, match="channels 0 to 1"):
+        Recorder((), channel=2).one_channel(values)
     with pytest.raises(ValueError, match="chosen voxel"):
         Recorder(()).pixel()
+
+
+def test_a_table_is_that_of_the_window_asked_about():
+    def network(x):
+        if recorder := wanted("table"):
+            recorder.keep("table", x.mean((2, 3), keepdim=True)[:, 0])
+        return x
+
+    image = torch.cat([torch.zeros(1, 1, 16, 16), torch.ones(1, 1, 16, 16)], 3)
+    for query, mean in (((3, 3), 0.0), ((3, 30), 1.0)):
+        with Recorder(("table",), query=query) as recorder:
+            in_windows(network, [(image, 1)], (16, 16), overlap=0.0)
+        assert recorder.found["table"].values.tolist() == [[[mean]]]

@@ -101,9 +101,17 @@ class Recorder:
         return tuple(q // stride for q in self.query)
 
     def one_channel(self, values: Tensor) -> Tensor:
-        """(B, C, ...) to (B, 1, ...): the chosen channel, or the mean absolute value over all."""
+        """(B, C, ...) to (B, 1, ...): the chosen channel, or the mean absolute value over all.
+
+        Raises
+        ------
+        ValueError
+            If there is no such channel.
+        """
         if self.channel is None:
             return values.abs().mean(1, keepdim=True)
+        if not 0 <= self.channel < values.shape[1]:
+            raise ValueError(f"Channel {self.channel} is not there; this map has channels 0 to {values.shape[1] - 1}.")
         return values[:, self.channel : self.channel + 1]
 
 

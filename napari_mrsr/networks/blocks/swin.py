@@ -12,6 +12,9 @@ from napari_mrsr.networks.blocks.style import at_least_float32, to_image, to_tok
 FORBIDDEN = -100.0
 """Added to the scores of tokens that meet in a window only because the map was rolled (not minus infinity, as published)."""
 
+LAUNCH = 65_535
+"""Windows given to one attention kernel: CUDA's fused ones take no more."""
+
 
 class RelativeBias(nn.Module):
     """Learned score for each offset between two tokens of a window, one per head.
@@ -42,7 +45,10 @@ def _attend(qkv: Tensor, window: int, bias: Tensor, scale: float) -> Tensor:
     rows, columns = height // window, width // window
     split = qkv.reshape(b, rows, window, columns, window, 3, heads, d).permute(5, 0, 1, 3, 6, 2, 4, 7)
     q, k, v = split.reshape(3, b * rows * columns, heads, window * window, d).unbind()
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype), scale=scale)
+    mask = bias[None].to(q.dtype)
+    parts = zip(torch.split(q, LAUNCH), torch.split(k, LAUNCH), torch.split(v, LAUNCH), strict=True)
+    outs = [F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale) for q, k, v in parts]
+    out = outs[0] if len(outs) == 1 else torch.cat(outs)
     out = out.view(b, rows, columns, heads, window, window, d).permute(0, 1, 4, 2, 5, 3, 6)
     return out.reshape(b, height, width, heads * d)
 

@@ -142,6 +142,7 @@ class _Windows:
         if (recorder := self.recorder) is None:
             return
         self.before = (recorder.query, recorder.item, set(recorder.found))
+        self.nearest = 0
         if recorder.query is not None:
             query = [q + n for q, n in zip(recorder.query, self.low, strict=True)]
             centre = [abs(y + self.size[0] / 2 - query[0]) + abs(x + self.size[1] / 2 - query[1]) for y, x in self.places]
@@ -157,6 +158,8 @@ class _Windows:
             recorder.found[name] = self._whole(recorder.found[name])
 
     def _whole(self, kept: Recorded) -> Recorded:
+        if kept.values.ndim == 3 and len(kept.values) == len(self.places) * self.batch:  # a table: that of the window asked about
+            return Recorded(kept.values[self.nearest * self.batch : (self.nearest + 1) * self.batch])
         if kept.values.ndim == 4 and len(kept.values) == len(self.places) * self.batch and not kept.offset:
             values = _blend(kept.values, self.places, self.size, self.weights, kept.stride, self.batch)
             return Recorded(values, kept.stride, tuple(-n for n in self.low))
