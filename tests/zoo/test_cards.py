@@ -131,7 +131,7 @@ def test_shipped_x2_beats_the_classic_methods(subject):
 
 
 NOT_REACHED = pytest.mark.xfail(
-    strict=True, reason="+3.15 dB; all that lies in the input's band, kept perfectly, would give +2.4 dB on this noisy head"
+    strict=True, reason="+3.15 dB; the input's band kept perfectly gives +2.4 dB on this noisy head, the network trained on this very head +3.7 dB"
 )
 
 
@@ -139,3 +139,8 @@ NOT_REACHED = pytest.mark.xfail(
 def test_shipped_x2_is_four_decibels_above_cubic(subject):
     name, scores = clean_scores(subject)
     assert scores.psnr[name] >= scores.psnr["cubic"] + 4
+
+
+def test_shipped_x2_is_four_decibels_above_cubic_in_the_mean():
+    gains = [scores.psnr[name] - scores.psnr["cubic"] for name, scores in map(clean_scores, ("nvn", "arc2017"))]
+    assert sum(gains) / 2 >= 4
