@@ -77,7 +77,8 @@ class Probe:
         tile = self._tile(voxel, stack)
         plane = [axis for axis in range(3) if axis != tile.stack]
         origin = feed.origin(tile)
-        recorder = Recorder((name,), query=[voxel[a] - o for a, o in zip(plane, origin, strict=True)], channel=channel, only=True)
+        query = [voxel[a] - o for a, o in zip(plane, origin, strict=True)]
+        recorder = Recorder((name,), query, channel, only=True, local=info.kind != "dense")
         try:
             feed.look(tile, recorder)
         except (RuntimeError, ValueError, IndexError) as error:

@@ -166,3 +166,23 @@ def test_a_table_is_that_of_the_window_asked_about():
         with Recorder(("table",), query=query) as recorder:
             in_windows(network, [(image, 1)], (16, 16), overlap=0.0)
         assert recorder.found["table"].values.tolist() == [[[mean]]]
+
+
+def test_only_the_nearest_window_is_computed_where_that_is_enough():
+    network = Fixed((16, 16), 2)
+    images = [(torch.rand(1, 1, 19, 13), 2), (torch.rand(1, 1, 38, 26) + 1, 1)]
+    found = {}
+    for local in (False, True):
+        seen = []
+
+        def counted(lr, reference, seen=seen):
+            seen.append(len(lr))
+            return network(lr, reference)
+
+        with Recorder(("asked",), query=(30, 20), local=local) as recorder:
+            out = in_windows(counted, images, (16, 16))
+        found[local] = (seen[0], recorder.found["asked"], out.shape)
+    assert found[True][0] == 1 < found[False][0]
+    assert torch.equal(found[True][1].values > 0, found[False][1].values > 0)
+    assert found[True][1].offset == found[False][1].offset
+    assert found[True][2] == found[False][2]

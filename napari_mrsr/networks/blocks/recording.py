@@ -56,12 +56,16 @@ class Recorder:
         Channel shown by maps of many channels; None: mean absolute value over all.
     only : bool
         Leave the network with :class:`Complete` once all names are there.
+    local : bool
+        Only what the query's surroundings show is wanted: networks that work in windows may leave out all but the nearest one.
     """
 
-    def __init__(self, names: Iterable[str], query: Iterable[int] | None = None, channel: int | None = None, only: bool = False) -> None:
+    def __init__(
+        self, names: Iterable[str], query: Iterable[int] | None = None, channel: int | None = None, only: bool = False, local: bool = False
+    ) -> None:
         self.names = frozenset(names)
         self.query = None if query is None else tuple(query)
-        self.channel, self.only = channel, only
+        self.channel, self.only, self.local = channel, only, local
         self.item = 0
         """Batch item that the query belongs to."""
         self.found: dict[str, Recorded] = {}

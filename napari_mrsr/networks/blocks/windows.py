@@ -54,12 +54,23 @@ def in_windows(
     starts = [_starts(n, s, overlap, step) for n, s in zip(total, size, strict=True)]
     places = list(itertools.product(starts[0], starts[1]))
     padded = [(_pad(image, low, total, s, fill), s) for image, s in images]
+    recorder = active()
+    if recorder is not None and recorder.local and recorder.query is not None and len(places) > 1:
+        places = [places[_nearest(places, low, size, recorder.query)]]
+        starts = [[place] for place in places[0]]
     windows = [torch.cat([image[:, :, y // s : (y + size[0]) // s, x // s : (x + size[1]) // s] for y, x in places]) for image, s in padded]
     weights = [_weights(starts[a], size[a], total[a]) for a in range(2)]
     crop = (slice(low[0], low[0] + extent[0]), slice(low[1], low[1] + extent[1]))
-    with _Windows(places, low, size, first.shape[0], weights, crop):
+    with _Windows(places, low, size, total, first.shape[0], weights):
         parts = network(*windows)
-    return _blend(parts, places, size, weights, 1, first.shape[0])[:, :, crop[0], crop[1]]
+    return _blend(parts, places, size, total, weights, 1, first.shape[0])[:, :, crop[0], crop[1]]
+
+
+def _nearest(places: Sequence[tuple[int, int]], low: Sequence[int], size: Sequence[int], query: Sequence[int]) -> int:
+    """Index of the window whose centre is nearest to an output pixel."""
+    row, column = (q + n for q, n in zip(query, low, strict=True))
+    distance = [abs(y + size[0] / 2 - row) + abs(x + size[1] / 2 - column) for y, x in places]
+    return distance.index(min(distance))
 
 
 def _padded(extent: int, size: int, step: int) -> tuple[int, int]:
@@ -110,10 +121,17 @@ def _weights(starts: Sequence[int], size: int, total: int) -> list[Tensor]:
     return [weight / sums[start : start + size] for start, weight in zip(starts, ramps, strict=True)]
 
 
-def _blend(parts: Tensor, places: Sequence[tuple[int, int]], size: Sequence[int], weights: Sequence[list[Tensor]], stride: int, batch: int) -> Tensor:
-    """Weighted sum of windows, on the lattice of `stride` output pixels."""
+def _blend(
+    parts: Tensor,
+    places: Sequence[tuple[int, int]],
+    size: Sequence[int],
+    total: Sequence[int],
+    weights: Sequence[list[Tensor]],
+    stride: int,
+    batch: int,
+) -> Tensor:
+    """Weighted sum of windows, on the lattice of `stride` output pixels; 0 where no window lies."""
     counts = [len(w) for w in weights]
-    total = [max(p[a] for p in places) + size[a] for a in range(2)]
     out = parts.new_zeros(batch, parts.shape[1], *(n // stride for n in total))
     h, w = (n // stride for n in size)
     for index, ((y, x), part) in enumerate(zip(places, parts.view(len(places), batch, *parts.shape[1:]), strict=True)):
@@ -131,11 +149,11 @@ class _Windows:
         places: list[tuple[int, int]],
         low: Sequence[int],
         size: tuple[int, int],
+        total: Sequence[int],
         batch: int,
         weights: Sequence[list[Tensor]],
-        crop: tuple[slice, slice],
     ) -> None:
-        self.places, self.low, self.size, self.batch, self.weights, self.crop = places, low, size, batch, weights, crop
+        self.places, self.low, self.size, self.total, self.batch, self.weights = places, low, size, total, batch, weights
         self.recorder = active()
 
     def __enter__(self) -> None:
@@ -144,10 +162,9 @@ class _Windows:
         self.before = (recorder.query, recorder.item, set(recorder.found))
         self.nearest = 0
         if recorder.query is not None:
-            query = [q + n for q, n in zip(recorder.query, self.low, strict=True)]
-            centre = [abs(y + self.size[0] / 2 - query[0]) + abs(x + self.size[1] / 2 - query[1]) for y, x in self.places]
-            self.nearest = min(range(len(centre)), key=centre.__getitem__)
-            recorder.query = tuple(q - p for q, p in zip(query, self.places[self.nearest], strict=True))
+            self.nearest = _nearest(self.places, self.low, self.size, recorder.query)
+            place = self.places[self.nearest]
+            recorder.query = tuple(q + n - p for q, n, p in zip(recorder.query, self.low, place, strict=True))
             recorder.item += self.nearest * self.batch
 
     def __exit__(self, *_: object) -> None:
@@ -161,7 +178,7 @@ class _Windows:
         if kept.values.ndim == 3 and len(kept.values) == len(self.places) * self.batch:  # a table: that of the window asked about
             return Recorded(kept.values[self.nearest * self.batch : (self.nearest + 1) * self.batch])
         if kept.values.ndim == 4 and len(kept.values) == len(self.places) * self.batch and not kept.offset:
-            values = _blend(kept.values, self.places, self.size, self.weights, kept.stride, self.batch)
+            values = _blend(kept.values, self.places, self.size, self.total, self.weights, kept.stride, self.batch)
             return Recorded(values, kept.stride, tuple(-n for n in self.low))
         if kept.values.ndim == 4 and self.recorder is not None and self.recorder.query is not None:
             origin = kept.offset or (0, 0)
