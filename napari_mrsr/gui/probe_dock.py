@@ -73,7 +73,7 @@ class ProbeDock(Dock):
         self._next: Question | None = None
         self._sent: tuple[str, Volume, Volume | None, tuple[Any, ...]] | None = None
         self._target: Layer | None = None
-        self._seen: Run | None = None
+        self._seen: list[Run] = []
         self._arrange()
         self._connect()
         self._later = QTimer(self)
@@ -153,9 +153,9 @@ class ProbeDock(Dock):
     def _runs_changed(self) -> None:
         """A new run brings its model."""
         last = self.session.runs[-1] if self.session.runs else None
-        if last is not None and last is not self._seen:
+        if last is not None and last not in self._seen:
             self.models.setCurrentText(str(last.options.get("model")))
-        self._seen = last
+        self._seen = list(self.session.runs)
 
     def _model_changed(self, _model: str) -> None:
         self._fill({}, "Asking what the network can show..." if self._cards else "No network with weights is installed.")
@@ -274,7 +274,7 @@ class ProbeDock(Dock):
         reference = self.session.layer(Role.REFERENCE) if uses else None
         layers = [layer for layer in (low, reference) if layer is not None]
         places = [np.round(layer_affine(layer), 6).tolist() if layer.ndim == 3 else None for layer in layers]
-        key = json.dumps([[(id(layer), id(layer.data)) for layer in layers], places, options.model_dump(mode="json")])
+        key = json.dumps([[(id(layer), id(layer.data)) for layer in layers], options.model_dump(mode="json")])
         if self._sent is None or self._sent[0] != key:
             # The arrays are held so that their ids are not given to others.
             held = tuple(layer.data for layer in layers)

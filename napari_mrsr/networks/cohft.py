@@ -8,17 +8,13 @@ constructor options.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_mrsr.degradation import apply_along_axes
-from napari_mrsr.degradation.matrices import kernel_matrix, keys_kernel
 from napari_mrsr.errors import InputError
 from napari_mrsr.networks.architecture import Architecture, MapInfo
 from napari_mrsr.networks.blocks.cross_modality import CNNBlock, CohfTBlock, conv3, zero
@@ -26,6 +22,7 @@ from napari_mrsr.networks.blocks.gradient import gradient_magnitude
 from napari_mrsr.networks.blocks.head_correlation_attention import HeadCorrelationAttention
 from napari_mrsr.networks.blocks.noise import with_noise_level
 from napari_mrsr.networks.blocks.recording import wanted
+from napari_mrsr.networks.blocks.resample import lattice_upsample
 from napari_mrsr.networks.blocks.rrdb import RRDB
 
 PAPER = "Cross-modality high-frequency transformer for MR image super-resolution"
@@ -145,7 +142,7 @@ class CohfT(nn.Module):
     skip : bool
         Add the interpolated input to the image.
     upsampling : {"bicubic", "lattice"}
-        How it is interpolated. ``bicubic``: the framework's, pixel edges aligned. ``lattice``: cubic convolution with LR pixel i at output
+        How it is interpolated. ``bicubic``: the framework's, pixel edges aligned. ``lattice``: cubic B-spline with LR pixel i at output
         pixel ``r i``, where a k-space crop leaves it.
     attention : bool
         False removes all attention, and with it the use of the reference (the paper's baseline).
@@ -353,22 +350,13 @@ def _require(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
         raise InputError(f"Cohf-T: {name} must be one of {', '.join(map(str, allowed))}, not {value!r}.")
 
 
-@lru_cache(maxsize=64)
-def _lattice(size: int, scale: int) -> Tensor:
-    # A tensor made in inference mode could never take part in training, and this one outlives the call.
-    with torch.inference_mode(False):
-        return torch.from_numpy(kernel_matrix(np.arange(scale * size) / scale, size, keys_kernel, 2.0))
-
-
 def _interpolate(lr: Tensor, scale: int, upsampling: Upsampling) -> Tensor:
     """(B, 1, h, w) to (B, 1, rh, rw), in at least float32 and back."""
+    if upsampling == "lattice":
+        return lattice_upsample(lr, scale)
     with torch.autocast(lr.device.type, enabled=False):
         wide = lr.to(torch.promote_types(lr.dtype, torch.float32))
-        if upsampling == "bicubic":
-            return F.interpolate(wide, scale_factor=scale, mode="bicubic", align_corners=False).to(lr.dtype)
-        rows, columns = (_lattice(n, scale).to(wide) for n in lr.shape[2:])
-        fine: Tensor = apply_along_axes(wide, [None, rows, columns])
-        return fine.to(lr.dtype)
+        return F.interpolate(wide, scale_factor=scale, mode="bicubic", align_corners=False).to(lr.dtype)
 
 
 ARCHITECTURES = MappingProxyType(

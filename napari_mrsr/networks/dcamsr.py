@@ -8,22 +8,19 @@ the code is followed (NETWORKS 3.4).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_mrsr.degradation.matrices import bspline_matrix
-from napari_mrsr.degradation.separable import apply_along_axes
 from napari_mrsr.errors import InputError
 from napari_mrsr.networks.architecture import Architecture, MapInfo
 from napari_mrsr.networks.blocks.dual_cross_attention import DCAT, LEVEL_NAMES
 from napari_mrsr.networks.blocks.noise import with_noise_level
 from napari_mrsr.networks.blocks.recording import wanted
+from napari_mrsr.networks.blocks.resample import lattice_upsample
 from napari_mrsr.networks.blocks.windows import in_windows
 from napari_mrsr.networks.scaling import by_slice
 
@@ -49,31 +46,6 @@ ABLATIONS: Mapping[str, dict[str, Any]] = MappingProxyType(
     }
 )
 """The paper's table 2: name of the ablation to constructor options."""
-
-
-@lru_cache(maxsize=64)
-def _lattice(size: int, scale: int) -> Tensor:
-    # A tensor made in inference mode could never take part in training, and this one outlives the call.
-    with torch.inference_mode(False):
-        return torch.from_numpy(bspline_matrix(np.arange(scale * size) / scale, size))
-
-
-def lattice_upsample(x: Tensor, scale: int) -> Tensor:
-    """Interpolating cubic B-spline by `scale` where input sample i lies exactly at output pixel ``scale * i``, as a k-space crop leaves it.
-
-    Parameters
-    ----------
-    x : (B, C, h, w) tensor
-    scale : int
-
-    Returns
-    -------
-    (B, C, scale h, scale w) tensor
-    """
-    with torch.autocast(x.device.type, enabled=False):
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        result: Tensor = apply_along_axes(wide, [None, *(_lattice(n, scale).to(wide) for n in x.shape[2:])])
-    return result.to(x.dtype)
 
 
 class ResidualBlock(nn.Module):

@@ -316,6 +316,9 @@ def test_a_run_brings_its_model(qtbot, pair, dock, head):
     qtbot.waitUntil(lambda: "no internal maps" in dock.description.text())
     dock.session.add_run(Run("SR cubic", result, layers=[result], options={"model": "cubic"}))
     assert dock.models.currentText() == "other-x2"  # classic methods have nothing to look into
+    dock.models.setCurrentText("cftn-x2")
+    dock.session.remove_run(dock.session.runs[-1])
+    assert dock.models.currentText() == "cftn-x2"
 
 
 # --- with the worker ----------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from napari_mrsr.errors import InputError
 from napari_mrsr.networks import create, get_architecture
 from napari_mrsr.networks.blocks.dual_cross_attention import DCAT, DualCrossAttention, resample_projection
 from napari_mrsr.networks.blocks.recording import Recorder
-from napari_mrsr.networks.dcamsr import ABLATIONS, DCAMSR, NOISE_GAIN, SAM, lattice_upsample
+from napari_mrsr.networks.blocks.resample import lattice_upsample
+from napari_mrsr.networks.dcamsr import ABLATIONS, DCAMSR, NOISE_GAIN, SAM
 from napari_mrsr.networks.scaling import by_slice
 from napari_mrsr.zoo.official import dcamsr as official
 

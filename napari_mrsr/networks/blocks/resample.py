@@ -1,13 +1,14 @@
-"""Fixed resampling inside networks: cubic convolution and voxel shuffle."""
+"""Fixed resampling inside networks: cubic convolution, splines, voxel shuffle."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from napari_mrsr.degradation.matrices import kernel_matrix, keys_kernel
+from napari_mrsr.degradation.matrices import bspline_matrix, kernel_matrix, keys_kernel
 from napari_mrsr.degradation.separable import apply_along_axes
 from napari_mrsr.grid import AxisSampling
 
@@ -39,6 +40,30 @@ def cubic_upsample(x: Tensor, scale: int) -> Tensor:
 def cubic_downsample(x: Tensor, scale: int) -> Tensor:
     """Separable cubic convolution by 1 / `scale` without antialiasing, half-voxel centred; sizes must be multiples of `scale`."""
     return _resize(x, scale, upward=False)
+
+
+@lru_cache(maxsize=64)
+def _lattice(size: int, scale: int) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.from_numpy(bspline_matrix(np.arange(scale * size) / scale, size))
+
+
+def lattice_upsample(x: Tensor, scale: int) -> Tensor:
+    """Interpolating cubic B-spline by `scale` where input sample i lies exactly at output pixel ``scale * i``, as a k-space crop leaves it.
+
+    Parameters
+    ----------
+    x : (B, C, h, w) tensor
+    scale : int
+
+    Returns
+    -------
+    (B, C, scale h, scale w) tensor
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        result: Tensor = apply_along_axes(wide, [None, *(_lattice(n, scale).to(wide) for n in x.shape[2:])])
+    return result.to(x.dtype)
 
 
 def voxel_shuffle(x: Tensor, scale: int) -> Tensor:
