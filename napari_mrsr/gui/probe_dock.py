@@ -274,7 +274,7 @@ class ProbeDock(Dock):
         reference = self.session.layer(Role.REFERENCE) if uses else None
         layers = [layer for layer in (low, reference) if layer is not None]
         places = [np.round(layer_affine(layer), 6).tolist() if layer.ndim == 3 else None for layer in layers]
-        key = json.dumps([[(id(layer), id(layer.data)) for layer in layers], options.model_dump(mode="json")])
+        key = json.dumps([[(id(layer), id(layer.data)) for layer in layers], places, options.model_dump(mode="json")])
         if self._sent is None or self._sent[0] != key:
             # The arrays are held so that their ids are not given to others.
             held = tuple(layer.data for layer in layers)

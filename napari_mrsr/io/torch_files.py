@@ -77,8 +77,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
                 f"{path.name} holds more than tensors ({found[1]}), which could run code and is not loaded; "
                 f"save the state dict alone (torch.save(network.state_dict(), FILE)) with the program that wrote it, and give that file."
             ) from None
-        reason = (str(error) or "it is cut off").splitlines()[0][:120].rstrip(".")
-        raise InputError(f"{path.name} is not a PyTorch file of tensors, or is damaged ({reason}).") from None
+        raise InputError(f"{path.name} is not a PyTorch file of tensors, or is damaged or cut off; get it anew.") from None
     except OSError as error:
         raise InputError(f"{path.name} cannot be read: {error.strerror or error}.") from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 
 from napari_mrsr.errors import InputError
-from napari_mrsr.io import require_readable, write_whole
+from napari_mrsr.io import write_whole
+from napari_mrsr.io.torch_files import read_torch_file
 
 PARTS = ("recipe", "recipe_hash", "step", "seconds", "best_psnr", "best", "network", "averaged", "optimiser", "rng")
 """What a training state holds."""
@@ -41,11 +41,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     InputError
         If the file is not one of ours.
     """
-    path = require_readable(path)
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path.name} is not a training checkpoint ({(str(error) or 'it is cut off').splitlines()[0][:120]}).") from None
+    path = Path(path)
+    state: dict[str, Any] = read_torch_file(path)
     missing = [key for key in PARTS if key not in state] if isinstance(state, dict) else list(PARTS)
     if missing:
         raise InputError(f"{path.name} is not a training checkpoint of napari-mrsr: {', '.join(missing)} missing.")

@@ -112,7 +112,7 @@ def test_foreign_files_are_refused_by_one_sentence(path, kind):
         torch.save({"recipe": Trap()}, path)
     else:
         torch.save([1, 2] if kind == "list" else {"weight": torch.zeros(2)}, path)
-    with pytest.raises(InputError, match=r"state\.pt is not a training checkpoint") as caught:
+    with pytest.raises(InputError, match=r"state\.pt (is not a|holds more than)") as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
 
