@@ -95,6 +95,13 @@ def read_weights(network: nn.Module, path: str | os.PathLike[str], sha256: str =
 
 
 def require_fit(name: str, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
+    """Compare tensor shapes by name with those a network wants.
+
+    Raises
+    ------
+    InputError
+        Naming what is missing, unexpected or of another size in the file called `name`.
+    """
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     if missing or extra:
         parts = [f"{len(group)} {kind} (first: {group[0]})" for kind, group in (("missing", missing), ("unexpected", extra)) if group]

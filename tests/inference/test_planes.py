@@ -148,7 +148,7 @@ def test_a_region_equals_the_whole(make_volume, add):
     name = add("sliced")
     whole = super_resolve(low, name)
     corner = np.array(whole.box().lower)
-    part = super_resolve(low, name, roi=(*(corner + (4, 7, 2)), *(corner + (13, 18, 6.5))))
+    part = super_resolve(low, name, roi=tuple(np.concatenate([corner + np.array([4, 7, 2]), corner + np.array([13, 18, 6.5])])))
     offset = np.round(np.linalg.solve(whole.affine, part.affine)[:3, 3]).astype(int)
     block = tuple(slice(o, o + n) for o, n in zip(offset, part.shape, strict=True))
     assert np.prod(part.shape) < np.prod(whole.shape)
