@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from napari_mrsr.zoo.weights import read_weights
 
 if TYPE_CHECKING:
     from torch import nn
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = Path(str(resources.files("napari_mrsr"))) / "resources" / "weights"
 
@@ -35,11 +38,18 @@ def user_weights_folder() -> Path:
 
 
 def list_models() -> list[Card]:
-    """All models that can be run: networks first, then classic methods. Imports no torch."""
+    """All models that can be run: networks first, then classic methods. Imports no torch.
+
+    A card that cannot be read is left out with a warning in the log; :func:`get_card` tells what is wrong with it.
+    """
     found: dict[str, Card] = {}
     for folder in (WEIGHTS, user_weights_folder()):
         for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
-            card = read_card(path)
+            try:
+                card = read_card(path)
+            except InputError as error:
+                log.warning("%s The model is left out.", error)
+                continue
             found.setdefault(card.name, card)
     return [*found.values(), *_CLASSIC]
 
@@ -50,12 +60,14 @@ def get_card(name: str) -> Card:
     Raises
     ------
     InputError
-        If there is none of that name.
+        If there is none of that name, or its card cannot be read.
     """
     cards = {card.name: card for card in list_models()}
     try:
         return cards[name]
     except KeyError:
+        if (path := user_weights_folder() / f"{name}.json").is_file():
+            read_card(path)
         raise InputError(f"Unknown model {name!r}: use one of {', '.join(cards)}.") from None
 
 

@@ -152,3 +152,15 @@ sys.exit("torch" in sys.modules or "safetensors" in sys.modules)
 
 def test_the_user_folder_is_not_made_by_asking():
     assert user_weights_folder().parts[-2:] == ("napari-mrsr", "weights")
+
+
+def test_a_broken_card_does_not_hide_the_others(add, folder, caplog):
+    add("mine")
+    (folder / "broken.json").write_text('{"name": "broken"}')
+    with caplog.at_level("WARNING"):
+        names = [card.name for card in list_models()]
+    assert "mine" in names
+    assert "broken" not in names
+    assert "Model card broken.json, field title" in caplog.text
+    with pytest.raises(InputError, match=r"Model card broken\.json, field title"):
+        get_card("broken")
