@@ -81,12 +81,6 @@ def test_unknown_names_get_the_list(folder):
     assert "\n" not in str(caught.value)
 
 
-def test_a_bad_card_in_the_users_folder_is_named(folder):
-    (folder / "odd.json").write_text('{"name": "odd"}')
-    with pytest.raises(InputError, match=r"Model card odd\.json, field title"):
-        list_models()
-
-
 def test_loading_fills_the_network_and_sets_its_windows(add):
     card = add(window=8)
     network = load_network(get_card(card.name))
