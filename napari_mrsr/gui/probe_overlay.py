@@ -16,8 +16,8 @@ from napari_mrsr.networks import MapInfo
 from napari_mrsr.volume import Volume
 
 MARKER = "probed voxel"
-MARKER_VOXELS, MARKER_PIXELS = 4, (12, 60)
-"""Diameter of the ring in LR voxels, and its bounds on the screen."""
+MARKER_VOXELS, MARKER_PIXELS = 4, (0, 60)
+"""Diameter of the ring in LR voxels, and its bounds on the screen. With a least size napari draws a dot at the world's origin on all other slices."""
 MARKER_COLOUR = "#00e5ff"
 MAP, RING = "map", "ring"
 
