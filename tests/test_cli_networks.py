@@ -18,6 +18,7 @@ from napari_mrsr.zoo import Card, save_weights, sha256_of
 
 NETWORKS = {
     "cftn": ("gaussian", {"channels": 4, "blocks": 2, "ca_reduction": 2}),
+    "fdvit": ("bicubic", {"channels": 4, "blocks": 1}),
     "cohft": ("kspace", {"width": 8, "growth": 4, "stages": 1, "rrdbs": 1}),
     "transmrsr": ("slice-profile", {"size": 32, "width_divisor": 32, "style_dim": 16}),
 }
@@ -111,6 +112,9 @@ def test_maps_are_written_beside_the_result(done, refused, add, low):
         assert 0 <= values.data.min() <= values.data.max() <= 1.001
     assert read_sidecar("sr_safm.nii.gz")["map"]["name"] == "safm"
     refused("sr.nii.gz exists already", *arguments)
+    refused("no name of a map", "run", "lr.nii.gz", "--model", name, "--map", "../x", "-o", "new.nii.gz")
+    dotted = done("run", "lr.nii.gz", "--model", name, "--map", "safm", "-o", "T1_0.8mm.nii.gz").split()
+    assert "T1_0.8mm_safm.nii.gz" in dotted
     refused("offered: safm, cst-entropy", "run", "lr.nii.gz", "--model", name, "--map", "gate", "-o", "new.nii.gz")
 
 
@@ -123,9 +127,14 @@ def test_a_voxel_is_looked_at(done, refused, add, low):
     assert attention.data.sum() == pytest.approx(1, abs=1e-3)
     box = attention.box()
     assert all(a < v < b for a, v, b in zip(box.lower, at, box.upper, strict=True))
-    assert read_sidecar("map.nii.gz")["map"]["kind"] == "query"
+    told = read_sidecar("map.nii.gz")
+    assert told["map"]["kind"] == "query"
+    assert told["run"]["model"] == name
+    assert len(told["run"]["weights_sha256"]) == 64
+    refused("no channels or heads", "look", "lr.nii.gz", "--model", name, "--map", "safm", place, "--channel", 3, "-o", "new.nii.gz")
     refused("not three numbers", "look", "lr.nii.gz", "--model", name, "--map", "safm", "--at", "1,2", "-o", "new.nii.gz")
     refused("outside the result", "look", "lr.nii.gz", "--model", name, "--map", "safm", "--at", "900,0,0", "-o", "new.nii.gz")
+    refused("not three numbers", "look", "lr.nii.gz", "--model", name, "--map", "safm", "--at=nan,0,0", "-o", "new.nii.gz")
 
 
 def test_a_reference_is_asked_for_and_registered(done, refused, call, add, make_volume, tmp_path):

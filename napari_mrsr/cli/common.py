@@ -26,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Orientations = Annotated[str, typer.Option(help="Thick slices: planes of both orientations averaged, or of the first or second alone.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 Index = Annotated[int | None, typer.Option(help="Which volume of 4D inputs, from 0.")]
 Axis = Annotated[str | None, typer.Option(help="Axis across slices: R, A or S (anatomical). Default: the coarsest spacing, ties S.")]

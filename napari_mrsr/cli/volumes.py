@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from napari_mrsr.cli.common import (
     Index,
     Model,
     Noise,
+    Orientations,
     Overwrite,
     Protocol,
     Reference,
@@ -31,6 +34,8 @@ from napari_mrsr.cli.common import (
     say,
 )
 from napari_mrsr.errors import InputError
+
+MAP_NAME = re.compile(r"[a-z0-9-]+")
 
 
 @app.command()
@@ -104,7 +109,7 @@ def run(
     protocol: Protocol = None,
     axis: Axis = None,
     voxel: Voxel = None,
-    orientations: Annotated[str, typer.Option(help="Thick slices: planes of both orientations averaged, or of the first or second alone.")] = "both",
+    orientations: Orientations = "both",
     reference: Reference = None,
     register: Register = False,
     like: Annotated[Path | None, typer.Option(help="Put the result onto this volume's grid.")] = None,
@@ -155,6 +160,7 @@ def look(
     protocol: Protocol = None,
     axis: Axis = None,
     voxel: Voxel = None,
+    orientations: Orientations = "both",
     reference: Reference = None,
     register: Register = False,
     noise: Noise = None,
@@ -167,15 +173,20 @@ def look(
     Example: napari-mrsr look T1_lr.nii.gz --map cst-attention --at -12,30,8 -o attention.nii.gz
     """
     from napari_mrsr.inference import RunOptions
-    from napari_mrsr.inference.maps import look as look_into
+    from napari_mrsr.inference.maps import Probe
     from napari_mrsr.inference.process import tune_process
     from napari_mrsr.io import read_volume, write_volume
 
     check_image(output, overwrite)
-    options = RunOptions.create(model=model, protocol=protocol, axis=axis, voxel=voxel, register_reference=register, noise=noise, device=device)
+    options = RunOptions.create(
+        model=model, protocol=protocol, axis=axis, voxel=voxel, orientations=orientations, register_reference=register, noise=noise, device=device
+    )
     position = _position(at)
     tune_process()
-    found = look_into(read_volume(lr, index), options, name, position, read(reference, index) if reference else None, channel)
+    probe = Probe(read_volume(lr, index), options, read(reference, index) if reference else None)
+    for note in probe.setup.notes:
+        sys.stderr.write(f"warning: {note}\n")
+    found = probe.look(name, position, channel)
     for path in write_volume(found, output, overwrite=overwrite, description=f"napari-mrsr {model} map {name}"):
         say(str(path))
 
@@ -247,13 +258,19 @@ def figure(
 
 def _beside(output: Path, name: str) -> Path:
     """File of a map beside the result: ``T1_sr.nii.gz`` and ``safm`` give ``T1_sr_safm.nii.gz``."""
-    stem, dot, suffixes = output.name.partition(".")
-    return output.with_name(f"{stem}_{name}{dot}{suffixes}")
+    from napari_mrsr.io import WRITABLE
+
+    if not MAP_NAME.fullmatch(name):
+        raise InputError(f"{name!r} is no name of a map; `napari-mrsr models show MODEL` lists them.")
+    suffix = next((s for s in sorted(WRITABLE, key=len, reverse=True) if output.name.lower().endswith(s)), output.suffix)
+    return output.with_name(f"{output.name.removesuffix(output.name[-len(suffix) :])}_{name}{output.name[-len(suffix) :]}")
 
 
 def _position(text: str) -> tuple[float, float, float]:
     try:
         x, y, z = (float(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"Position {text!r} is not three numbers: write x,y,z in mm.") from None
+        x = y = z = math.nan
+    if not all(map(math.isfinite, (x, y, z))):
+        raise InputError(f"Position {text!r} is not three numbers: write x,y,z in mm.")
     return x, y, z

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import platform
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-import napari_mrsr
 from napari_mrsr.errors import RunError
 from napari_mrsr.evaluation.align import resample_onto
 from napari_mrsr.grid import lattice_offset
@@ -29,7 +27,7 @@ from napari_mrsr.inference.setup import Setup, set_up
 from napari_mrsr.inference.tiles import Tile
 from napari_mrsr.networks import get_architecture
 from napari_mrsr.networks.blocks.recording import Recorder
-from napari_mrsr.volume import AXES, Volume
+from napari_mrsr.volume import Volume
 
 REPORT_EVERY = 0.25
 """Seconds between progress events inside a tile."""
@@ -112,10 +110,10 @@ def run(
         raise RunError(f"{job.card.name} gave values that are not finite; nothing was kept.")
     seconds = time.perf_counter() - started
     result = _result(volume, setup, plan, options, outs.pop(""), seconds)
-    maps = tuple(_map_volume(result, name, data) for name, data in outs.items())
+    maps = [_map_volume(result, name, data) for name, data in outs.items()]
     if like is not None and lattice_offset(like.affine, result.affine, result.shape) is None:
-        result = resample_onto(like, result)
-    yield RunDone(result, seconds, maps)
+        result, *maps = (resample_onto(like, v) for v in (result, *maps))
+    yield RunDone(result, seconds, tuple(maps))
 
 
 def super_resolve(volume: Volume, model: str = "cftn-x2", *, reference: Volume | None = None, like: Volume | None = None, **options: Any) -> Volume:
@@ -182,26 +180,12 @@ def _result(volume: Volume, setup: Setup, plan: Plan, options: RunOptions, data:
     job = setup.job
     affine = job.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ np.array([b.start for b in job.block], float)
-    record = {
-        "program": f"napari-mrsr {napari_mrsr.__version__}",
+    record = setup.record() | {
         "options": options.model_dump(mode="json"),
-        "model": job.card.name,
-        "weights_sha256": job.card.sha256,
         "input": volume.name,
-        "protocol": job.protocol.name,
-        "scale": list(job.grid.scale),
-        "axis": None if job.protocol.pattern == "3d" else AXES[job.slice_axis],
-        "noise_sigma": job.noise_sigma,
-        "noise_source": job.noise_source,
-        "input_range": job.gain,
         "plan": plan.summary,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
         "seconds": round(seconds, 2),
-        "warnings": list(setup.notes),
     }
-    if setup.reference_record:
-        record["reference"] = setup.reference_record
     return volume.replace(data=data, affine=affine, name=f"{volume.name} {job.card.name}").with_record(run=record)
 
 

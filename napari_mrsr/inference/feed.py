@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from napari_mrsr.inference.options import Job
 from napari_mrsr.inference.tiles import Tile
 from napari_mrsr.intensity import intensity_range
-from napari_mrsr.networks import create, get_architecture
+from napari_mrsr.networks import MapInfo, create, get_architecture
 from napari_mrsr.networks.blocks.recording import Recorded, Recorder
 from napari_mrsr.volume import Volume
 
@@ -70,8 +70,9 @@ class Feed:
                 with recorder:
                     y = self.network(lr, reference=reference, noise_level=level)
             pieces = {"": self.to_fine(scaling.output(y[:, :1]), tile)}
+            infos = {info.name: info for info in self.architecture.maps(self.network)} if recorder else {}
             for name, kept in recorder.found.items() if recorder else ():
-                pieces[name] = self.to_fine(spread(kept, y.shape[2:]), tile)
+                pieces[name] = self.to_fine(spread(kept, y.shape[2:], self.sampled(infos[name])), tile)
         return pieces
 
     def look(self, tile: Tile, recorder: Recorder) -> None:
@@ -84,6 +85,14 @@ class Feed:
         """Fine voxels that a tile's pieces cover."""
         x, y, z = (self._fine(part, axis) for axis, part in enumerate(tile.padded))
         return x, y, z
+
+    def sampled(self, info: MapInfo) -> bool:
+        """Whether a map's values lie on the input's samples at pixel ``stride i``, where a k-space crop leaves them, not on blocks of pixels."""
+        return info.on == "input" and self.job.grid.alignment == "kspace" and not self.architecture.pre_interpolated
+
+    def sample_shift(self, info: MapInfo, axis: int) -> float:
+        """Fine voxels from the middle of an input pixel's block down to its sample."""
+        return (self.job.grid.scale[axis] - 1) / 2 if self.sampled(info) else 0.0
 
     def origin(self, tile: Tile) -> tuple[int, ...]:
         """Fine voxel of the network's output pixel 0: (row, column) of slices, or (x, y, z)."""
@@ -144,12 +153,12 @@ class Feed:
         return slice(round(part.start * scale), stop)
 
 
-def spread(kept: Recorded, size: Iterable[int]) -> Tensor:
-    """A map on the network's output lattice: every pixel it stands for gets its value (nearest neighbour)."""
+def spread(kept: Recorded, size: Iterable[int], sampled: bool = False) -> Tensor:
+    """A map on the network's output lattice by nearest neighbour: pixels get the value of their block, or of the nearest sample."""
     values = kept.values[:, :1]
     for axis, n in enumerate(size, start=2):
         offset = kept.offset[axis - 2] if kept.offset else 0
-        index = (torch.arange(n, device=values.device) - offset) // kept.stride
+        index = (torch.arange(n, device=values.device) - offset + (kept.stride // 2 if sampled else 0)) // kept.stride
         values = values.index_select(axis, index.clamp(0, values.shape[axis] - 1))
     return values
 

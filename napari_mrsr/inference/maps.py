@@ -40,7 +40,7 @@ class Probe:
 
     def __init__(self, volume: Volume, options: RunOptions, reference: Volume | None = None, cancelled: Callable[[], bool] = lambda: False) -> None:
         self.setup: Setup = set_up(volume, options.model_copy(update={"roi": None}), reference, None, cancelled)
-        self.name = volume.name
+        self.name, self._source = volume.name, volume.source
         self._tables: dict[str, MapInfo] = {info.name: info for info in self.setup.maps()}
 
     def look(self, name: str, at: Sequence[float], channel: int | None = None, stack: int | None = None) -> Volume:
@@ -60,6 +60,8 @@ class Probe:
         Returns
         -------
         Volume
+            In the input's axis order.
+
             ``query`` maps: on the lattice of what is attended to, in one slice where the network sees slices. ``dense`` maps: the slice (or the
             block around the voxel) on the result's lattice. ``table`` maps: rows and columns as a (rows, columns, 1) volume without a place.
             Its record tells map, voxel and channel.
@@ -79,18 +81,27 @@ class Probe:
         origin = feed.origin(tile)
         query = [voxel[a] - o for a, o in zip(plane, origin, strict=True)]
         recorder = Recorder((name,), query, channel, only=True, local=info.kind != "dense")
+        model = self.setup.job.card.name
         try:
             feed.look(tile, recorder)
         except (RuntimeError, ValueError, IndexError) as error:
-            raise RunError(f"Map {name!r} of {self.setup.job.card.name} could not be computed: {str(error).splitlines()[0]}") from error
+            raise RunError(f"Map {name!r} of {model} could not be computed: {str(error).splitlines()[0]}") from error
+        if channel is not None and not recorder.channel_asked:
+            raise InputError(f"Map {name!r} of {model} has no channels or heads to choose from; leave the channel out.")
         if name not in recorder.found:
-            raise RunError(f"{self.setup.job.card.name} did not show map {name!r} for this input.")
+            raise RunError(f"{model} did not show map {name!r} for this input.")
+        if not recorder.found[name].values.numel():
+            raise InputError(f"Map {name!r} of {model} has no channel or head {channel}; choose a smaller one.")
         record = {"name": name, "title": info.title, "kind": info.kind, "at_mm": [round(float(v), 3) for v in at], "channel": channel}
         if tile.stack is not None:
             record["planes_along"] = AXES[tile.stack]
         kept = recorder.found[name]
-        volume = self._table(kept) if info.kind == "table" else self._dense(kept, tile) if info.kind == "dense" else self._lattice(kept, tile)
-        return volume.replace(name=f"{name} of {self.name} {self.setup.job.card.name}").with_record(map=record)
+        if info.kind == "table":
+            volume = self._table(kept)
+        else:
+            made = self._dense(kept, tile, info) if info.kind == "dense" else self._lattice(kept, tile, info)
+            volume = made.replace(source=self._source)
+        return volume.replace(name=f"{name} of {self.name} {model}").with_record(map=record, run=self.setup.record())
 
     def _voxel(self, at: Sequence[float]) -> tuple[int, ...]:
         """Voxel of the whole result that holds a world position."""
@@ -116,15 +127,15 @@ class Probe:
         block = [slice(c // step * step, min(n, c // step * step + step)) for c, n in zip(coarse, job.grid.coarse_shape, strict=True)]
         return make_tiles(block, job.grid.coarse_shape, [step] * 3, halo, step)[0]
 
-    def _lattice(self, kept: Recorded, tile: Tile) -> Volume:
-        """A map on its own lattice: pixel i covers output pixels offset + stride i up to the next."""
+    def _lattice(self, kept: Recorded, tile: Tile, info: MapInfo) -> Volume:
+        """A map on its own lattice: pixel i covers output pixels offset + stride i up to the next, or lies on the input's samples."""
         job, feed = self.setup.job, self.setup.feed
         values: NDArray[Any] = kept.values[0, 0].cpu().numpy()
         first = [o + k for o, k in zip(feed.origin(tile), kept.offset or (0,) * values.ndim, strict=True)]
         step, start = np.ones(3), np.zeros(3)
         plane = [axis for axis in range(3) if axis != tile.stack]
         for axis, low in zip(plane, first, strict=True):
-            step[axis], start[axis] = kept.stride, low + (kept.stride - 1) / 2
+            step[axis], start[axis] = kept.stride, low + (kept.stride - 1) / 2 - feed.sample_shift(info, axis)
         if tile.stack is not None:
             values = np.expand_dims(values, tile.stack)
             start[tile.stack] = tile.core[tile.stack].start
@@ -132,7 +143,7 @@ class Probe:
         to_fine[:3, 3] = start
         return Volume(values, job.affine @ to_fine)
 
-    def _dense(self, kept: Recorded, tile: Tile) -> Volume:
+    def _dense(self, kept: Recorded, tile: Tile, info: MapInfo) -> Volume:
         """A dense map on the result's lattice, over the part that the tile covers."""
         feed = self.setup.feed
         block = feed.covers(tile)
@@ -140,7 +151,7 @@ class Probe:
             size = [b.stop - b.start for b in block]
         else:
             size = [n - o for n, o in zip(feed.plane(tile.stack), feed.origin(tile), strict=True)]
-        data = feed.to_fine(spread(kept, size), tile)
+        data = feed.to_fine(spread(kept, size, feed.sampled(info)), tile)
         affine = self.setup.job.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ np.array([b.start for b in block], float)
         return Volume(data, affine)
@@ -148,8 +159,3 @@ class Probe:
     @staticmethod
     def _table(kept: Recorded) -> Volume:
         return Volume(np.atleast_2d(kept.values[0].cpu().numpy())[..., None], np.eye(4))
-
-
-def look(volume: Volume, options: RunOptions, name: str, at: Sequence[float], reference: Volume | None = None, channel: int | None = None) -> Volume:
-    """One internal map at one place; see :meth:`Probe.look`."""
-    return Probe(volume, options, reference).look(name, at, channel)

@@ -19,8 +19,11 @@ from napari_mrsr.zoo import Card, get_card, list_models
 
 MIN_SIZE = 4
 """Fewest LR voxels along a degraded axis that a run accepts."""
+END = ("right", "anterior", "superior")
 MAX_RATIO = 8
 """Largest thickness of slices over asked voxel size."""
+WHOLE = 0.02
+"""Voxels by which the asked spacing may miss a whole number over all slices to count as that number."""
 FAR = 1.25
 """A voxel edge outside the trained range by more than this factor is far from what the network knows."""
 
@@ -149,12 +152,16 @@ def prepare(volume: Volume, options: RunOptions, like: Volume | None = None, ref
     warnings: list[str] = []
     if ratio is not None:
         card, said = _nearest_trained(card, ratio)
-        warnings += said
-    scale = options.scale or card.scale or (round(ratio) if ratio else None) or (recorded.scale if recorded else None) or 2
+        warnings += said + _remainder(volume, ratio, slice_axis)
+    elif card.learned and card.scale is None and options.scale is None and recorded is None:
+        raise InputError(f"{card.name} works for any factor; say which (scale), or the voxel size that is wanted.")
+    scale = options.scale or card.scale or (max(2, round(ratio)) if ratio else None) or (recorded.scale if recorded else None) or 2
     if card.learned:
         warnings += _check_learned(card, protocol, scale, volume)
     if card.reference == "needed" and reference is None:
         raise InputError(f"{card.name} needs a reference contrast of the same person; give one.")
+    if options.register_reference and reference is None:
+        raise InputError("There is no reference to register; give one, or leave the registration out.")
     if card.reference == "none" and reference is not None:
         warnings.append(f"{card.name} takes no reference contrast; {reference.name} is not used.")
     if recorded and recorded.scale != (ratio or scale):
@@ -194,20 +201,33 @@ def _ratio(volume: Volume, options: RunOptions, protocol: Protocol, slice_axis: 
     if not 1 < ratio <= MAX_RATIO + 1e-6:
         allowed = f"between {spacing / MAX_RATIO:.3g} and {spacing:.4g} mm"
         raise InputError(f"{volume.name} has slices {spacing:.4g} mm apart; the voxel size must lie {allowed}, not {options.voxel:g}.")
-    return ratio
+    # Headers store rounded spacings: a whole number of voxels up to rounding is meant as one.
+    count = volume.shape[slice_axis] * ratio
+    return round(count) / volume.shape[slice_axis] if abs(count - round(count)) < WHOLE else ratio
 
 
 def _nearest_trained(card: Card, ratio: float) -> tuple[Card, list[str]]:
     """The network's weights trained for the factor nearest to `ratio`, and what to tell the user."""
     if not card.learned or card.scale is None:
         return card, []
-    family = [c for c in list_models() if c.learned and c.architecture == card.architecture and c.scale and c.protocol == card.protocol]
+    stem = card.name.rpartition("-x")[0]
+    kin = (c for c in list_models() if c.learned and c.architecture == card.architecture and c.protocol == card.protocol)
+    family = [c for c in kin if c.scale and stem and c.name.rpartition("-x")[0] == stem]
     nearest = min([card, *family], key=lambda c: abs(np.log((c.scale or 1) / ratio)))
     if nearest.scale != card.scale:
-        return nearest, [f"{nearest.name} is used in place of {card.name}: its factor of {nearest.scale} is nearer to the ratio of {ratio:.3g}."]
+        return nearest, [f"{nearest.name} is used in place of {card.name}: it was trained for {nearest.scale}, nearer to the ratio of {ratio:.3g}."]
     if abs(ratio - card.scale) > 1e-3 * ratio:
         return card, [f"The ratio of slice spacing to voxel size is {ratio:.3g}; {card.name} was trained for {card.scale}."]
     return card, []
+
+
+def _remainder(volume: Volume, ratio: float, slice_axis: int) -> list[str]:
+    """What whole voxels of the asked size leave uncovered at the high end."""
+    voxels = volume.shape[slice_axis] * ratio
+    rest = (voxels - int(voxels + 1e-9)) * volume.voxel_size[slice_axis] / ratio
+    if rest < 0.01 * volume.voxel_size[slice_axis]:
+        return []
+    return [f"The last {rest:.2g} mm at the {END[slice_axis]} end are not covered: they are no whole voxel of the asked size."]
 
 
 def _stacks(protocol: Protocol, slice_axis: int, options: RunOptions) -> tuple[int, ...]:

@@ -29,8 +29,10 @@ UNNOTICED = 1.0
 """A rejected motion below this many mm and degrees is no cause for a warning: the volumes fit already."""
 MIN_VOXELS = 4
 
-LEVELS = (4.0, 2.0, 1.0)
+LEVELS = (8.0, 4.0, 2.0, 1.0)
 """Working voxels, coarse to fine, in mm for heads (in proportion for smaller objects)."""
+REGION_VOXEL = 4.0
+"""Voxels of the foreground, likewise."""
 HEAD_MM = 200.0
 """Size of the field of view of a head."""
 OUTER, INNER = 8.0, 15.0
@@ -113,9 +115,10 @@ def register_rigid(
     """Find the rigid motion that brings one contrast onto another of the same person.
 
     Mattes mutual information, three rotations about the centre of the fixed volume's foreground and three shifts, regular-step descent over
-    three resolutions (about 4, 2 and 1 mm for heads), linear interpolation. Points are compared on a lattice unlike either volume's, because
-    mutual information prefers positions at which slices of equal spacing are interpolated alike. If the motion found fits no better than the
-    files' own positions, those are kept. Equal inputs give equal results (with one thread, exactly).
+    four resolutions (about 8, 4, 2 and 1 mm for heads), linear interpolation; motions of heads up to about 30 mm and 20 degrees are found.
+    Points are compared on a lattice unlike either volume's, because mutual information prefers positions at which slices of equal spacing are
+    interpolated alike. If the motion found fits no better than the files' own positions, those are kept. Equal inputs give equal results (with
+    one thread, exactly).
 
     Parameters
     ----------
@@ -151,10 +154,10 @@ def register_rigid(
         raise InputError(f"{moving.name} and {fixed.name} do not overlap: {extents(moving, fixed)}; start from their centres or repair a header.")
     moving_image, fixed_image = _without_shear(moving), _without_shear(fixed)
     unit = min(1.0, float(np.prod(_extent(fixed_image))) ** (1 / 3) / HEAD_MM)
-    coarse = _shrunk(fixed_image, LEVELS[0] * unit)
+    coarse = _shrunk(fixed_image, REGION_VOXEL * unit)
     foreground = _foreground(coarse)
     centre = _centre(coarse)
-    offset = _centre(_shrunk(moving_image, LEVELS[0] * unit)) - centre if start == "centres" else np.zeros(3)
+    offset = _centre(_shrunk(moving_image, REGION_VOXEL * unit)) - centre if start == "centres" else np.zeros(3)
     motion = _Motion(centre, offset)
     try:
         with _threads(threads):
@@ -209,7 +212,7 @@ class _Search:
 
         def ask() -> None:
             nonlocal stopped
-            if not stopped and cancelled():
+            if cancelled():
                 stopped = True
                 self.method.StopRegistration()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
+import napari_mrsr
 from napari_mrsr.errors import InputError
 from napari_mrsr.inference.feed import Feed
 from napari_mrsr.inference.options import Job, RunOptions, prepare
 from napari_mrsr.inference.plan import pick_device
-from napari_mrsr.intensity import require_content
+from napari_mrsr.intensity import intensity_range, require_content
 from napari_mrsr.networks import MapInfo, create, get_architecture
-from napari_mrsr.volume import Volume
+from napari_mrsr.volume import AXES, Volume
 from napari_mrsr.zoo import load_network
 
 PARTIAL_COVER = 0.98
@@ -45,6 +47,25 @@ class Setup:
     notes: tuple[str, ...]
     reference_record: dict[str, Any]
 
+    def record(self) -> dict[str, Any]:
+        """Provenance that results and maps share."""
+        job = self.job
+        record = {
+            "program": f"napari-mrsr {napari_mrsr.__version__}",
+            "model": job.card.name,
+            "weights_sha256": job.card.sha256,
+            "protocol": job.protocol.name,
+            "scale": list(job.grid.scale),
+            "axis": None if job.protocol.pattern == "3d" else AXES[job.slice_axis],
+            "noise_sigma": job.noise_sigma,
+            "noise_source": job.noise_source,
+            "input_range": job.gain,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "warnings": list(self.notes),
+        }
+        return record | ({"reference": self.reference_record} if self.reference_record else {})
+
     def maps(self) -> tuple[MapInfo, ...]:
         """Internal maps that the network can show."""
         return get_architecture(self.job.card.architecture).maps(self.network)
@@ -61,7 +82,7 @@ class Setup:
         offered = ", ".join(n for n, info in known.items() if info.kind in kinds) or "none"
         for name in names:
             if name not in known or known[name].kind not in kinds:
-                why = "needs a chosen voxel" if name in known and known[name].kind == "query" else "is not one that can be kept here"
+                why = "is not there" if name not in known else "needs a chosen voxel" if known[name].kind == "query" else "is a table, not an image"
                 raise InputError(f"Map {name!r} of {self.job.card.name} {why}; offered: {offered}.")
 
 
@@ -89,6 +110,10 @@ def set_up(
         from napari_mrsr.inference.reference import moved, register_rigid, resample_reference  # SimpleITK is slow to import
 
         require_content(reference.data, reference.name)
+        try:
+            intensity_range(reference.data)
+        except InputError:
+            raise InputError(f"The reference {reference.name} has no positive intensities; give another one.") from None
         record = {"name": reference.name, "registered": options.register_reference}
         if options.register_reference:
             found = register_rigid(reference, volume, cancelled=cancelled)

@@ -322,6 +322,7 @@ class CohfT(nn.Module):
                     f"selection-{index}",
                     f"Selection, stage {index}",
                     f"T of stage {index}, 0 to 1: where features of gradients and reference are let into the image's features.",
+                    on="input",
                 )
             )
             for module in stage.modules():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import TYPE_CHECKING, Any
 
 from napari_mrsr.errors import InputError
@@ -74,4 +75,6 @@ def create(name: str, scale: int = 2, **options: Any) -> nn.Module:
     try:
         return architecture.build(scale=scale, **options)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        if unknown := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+            raise InputError(f"{architecture.title} has no option {unknown[1]!r}.") from None
         raise InputError(f"{architecture.title}: {error}.") from None

@@ -30,6 +30,7 @@ PAPER = "TransMRSR: Transformer-based self-distilled generative prior for brain 
 NOISE_GAIN = 20.0
 """Brings noise levels of some percent of the range to the magnitude of the image itself."""
 
+COLOURS = 3
 MEAN, SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's three channels in 0 to 1; the network's normalised units."""
 
@@ -266,7 +267,8 @@ class TransMRSR(nn.Module):
         Parameters
         ----------
         lr : (B, 1, H, W) tensor
-            Interpolated slices, intensities divided by the volume's range.
+            Interpolated slices, intensities divided by the volume's range. Three channels of the trained size, normalised as ImageNet's, go through
+            the published network as they are and come back so (:meth:`body`).
         reference : None
             TransMRSR takes no second contrast.
         noise_level : tensor broadcastable to `lr`, float, or None
@@ -276,6 +278,8 @@ class TransMRSR(nn.Module):
         -------
         (B, 1, H, W) tensor
         """
+        if lr.shape[1] == COLOURS:
+            return self._published(lr)
         align = self.size // 4
         # The decoder starts from a constant and knows places, so the anatomy goes to the middle, where it was in training.
         frame = [self.size if n <= self.size else math.ceil(n / align) * align for n in lr.shape[2:]]
@@ -286,6 +290,14 @@ class TransMRSR(nn.Module):
         with centring:
             out = in_windows(self._slices, [(x, 1)], (self.size, self.size), self.overlap, align=align)
         return centring.crop(out)
+
+    def _published(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[2:]) != (self.size, self.size) or self.noise_channel:
+            raise InputError(
+                f"TransMRSR takes slices of one channel, or, as published, without noise level, "
+                f"of three channels and {self.size} x {self.size} pixels; these are {tuple(x.shape[1:])}."
+            )
+        return self.body(x)
 
     def _slices(self, x: Tensor) -> Tensor:
         mean, sd = (x.new_tensor(values).view(3, 1, 1) for values in (MEAN, SD))

@@ -26,6 +26,8 @@ class Description:
         Theoretical reach in LR voxels (with windowed statistics where the card asks for them); None: the whole input.
     size_multiple, global_statistics, pre_interpolated
         See :class:`~napari_mrsr.networks.Architecture`.
+    units : str
+        How intensities enter and leave the network.
     maps : tuple of MapInfo
         Internal maps it can show.
     """
@@ -41,6 +43,7 @@ class Description:
     size_multiple: int
     global_statistics: bool
     pre_interpolated: bool
+    units: str
     maps: tuple[MapInfo, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,5 +76,6 @@ def describe(card: Card) -> Description:
         size_multiple=architecture.size_multiple,
         global_statistics=architecture.global_statistics,
         pre_interpolated=architecture.pre_interpolated,
+        units=(architecture.scaling.__doc__ or "").strip().splitlines()[0],
         maps=architecture.maps(network),
     )

@@ -83,6 +83,8 @@ def load_network(card: Card) -> nn.Module:
 
     network = create(card.architecture, card.scale or 2, **card.options)
     read_weights(network, Path(card.folder) / card.weights, card.sha256)
+    if card.window is not None and not hasattr(network, "set_windows"):
+        raise InputError(f"Model card {card.name}.json, field window: {card.architecture} has no windows to set; leave the field out.")
     if card.window is not None:
         network.set_windows(card.window)  # type: ignore[operator]
     return network.eval()

@@ -74,7 +74,8 @@ def read_weights(network: nn.Module, path: str | os.PathLike[str], sha256: str =
         header = int.from_bytes(stream.read(8), "little")
     if header > MAX_HEADER:
         raise InputError(f"{path.name} is not a weights file of this project (header of {header:,} bytes).")
-    wanted = {k: tuple(v.shape) for k, v in network.state_dict().items()}
+    own = network.state_dict()
+    wanted = {k: tuple(v.shape) for k, v in own.items()}
     try:
         with safe_open(path, framework="pt") as tensors:
             names = set(tensors.keys())
@@ -83,9 +84,10 @@ def read_weights(network: nn.Module, path: str | os.PathLike[str], sha256: str =
             found_shapes = {k: tuple(tensors.get_slice(k).get_shape()) for k in names}
             require_fit(path.name, wanted, found_shapes)
             kinds = {k: tensors.get_slice(k).get_dtype() for k in names}
-            if wrong := sorted(k for k, kind in kinds.items() if kind not in FLOATS):
+            # Counters (of batch norms) are whole numbers; everything that is learned is not.
+            if wrong := sorted(k for k, kind in kinds.items() if own[k].is_floating_point() and kind not in FLOATS):
                 raise InputError(f"{path.name}: {wrong[0]} holds {kinds[wrong[0]]} values; weights must be floating-point numbers.")
-            state = {k: tensors.get_tensor(k).to(torch.float32) for k in names}
+            state = {k: tensors.get_tensor(k).to(torch.float32 if own[k].is_floating_point() else own[k].dtype) for k in names}
     except SafetensorError as error:
         raise InputError(f"{path.name} is not a safetensors file or is cut off ({error}).") from None
     bad = [k for k, v in state.items() if not torch.isfinite(v).all()]

@@ -54,6 +54,11 @@ class Plane(nn.Module):
             picture = torch.zeros(1, 1, *lr.shape[2:])
             picture[0, 0, row, column] = lr[recorder.item, 0, row, column]
             recorder.keep("there", picture, stride=self.scale)
+        if recorder := wanted("sample"):
+            row, column = recorder.pixel(self.scale)
+            picture = torch.zeros(1, 1, *lr.shape[2:])
+            picture[0, 0, row, column] = 1
+            recorder.keep("sample", recorder.one_channel(picture), stride=self.scale)
         if recorder := wanted("table"):
             recorder.keep("table", torch.arange(6.0).view(1, 2, 3))
         if self.show == "reference":
@@ -63,7 +68,12 @@ class Plane(nn.Module):
         return image * self.unit / self.amplitude
 
 
-MAPS = (MapInfo("rows", "Rows", "Row numbers."), MapInfo("there", "There", "The voxel.", "query"), MapInfo("table", "Table", "Six.", "table"))
+MAPS = (
+    MapInfo("rows", "Rows", "Row numbers."),
+    MapInfo("there", "There", "The voxel.", "query"),
+    MapInfo("sample", "Sample", "The input's sample.", "query", "input"),
+    MapInfo("table", "Table", "Six.", "table"),
+)
 
 
 @pytest.fixture
@@ -215,6 +225,35 @@ def test_any_ratio_lands_on_the_asked_grid(make_volume, add, voxel, thickness):
     assert found.record["run"]["model"] == ("thick-x4" if thickness / voxel < 5.65 else "thick-x8")
 
 
+@pytest.mark.parametrize(("spacing", "voxel", "slices"), [(2.99999921, 1.0, 36), (3.299998, 1.65, 24), (3.299998, 0.9, 44), (3.0, 1.1, 32)])
+def test_rounded_headers_lose_no_slice(make_volume, add, spacing, voxel, slices):
+    low = make_volume((12, 14, 12), (1, 1, spacing))
+    events = list(run(low, RunOptions.create(model=add("thick", 2, "slice-profile", aligned="same"), voxel=voxel)))
+    assert events[-1].volume.shape[2] == slices
+    left = 12 * spacing - slices * voxel
+    assert any("are not covered" in w for w in events[0].warnings) == (left > 0.03)
+
+
+def test_small_ratios_and_unknown_factors(make_volume, add, tmp_path):
+    low = make_volume((12, 14, 12), (1, 1, 3.0))
+    assert super_resolve(low, "cubic", protocol="slice-profile", voxel=2.5).shape == (12, 14, 14)
+    name = add("thick", 4, "slice-profile", aligned="same")
+    path = tmp_path / f"{name}.json"
+    path.write_text(path.read_text().replace('"scale":4', '"scale":null'))
+    with pytest.raises(InputError, match="works for any factor"):
+        super_resolve(low, name)
+    assert super_resolve(low, name, voxel=1.5).shape == (12, 14, 24)
+
+
+def test_only_models_of_one_name_stand_in_for_each_other(make_volume, add):
+    low = make_volume((12, 14, 12), (1, 1, 3.0))
+    add("thick", 2, "slice-profile", aligned="same", name="foreign")
+    name = add("thick", 4, "slice-profile", aligned="same")
+    assert super_resolve(low, name, voxel=1.5).record["run"]["model"] == name
+    add("thick", 2, "slice-profile", aligned="same")
+    assert super_resolve(low, name, voxel=1.5).record["run"]["model"] == "thick-x2"
+
+
 def test_the_ratio_and_the_model_are_said(make_volume, add):
     low = make_volume((20, 24, 12), (1, 1, 3.3))
     add("thick", 8, "slice-profile", aligned="same")
@@ -304,6 +343,45 @@ def test_a_chosen_voxel_is_found_again(make_volume, add, extent):
         assert found.record["map"]["kind"] == "query"
 
 
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("odd", [0, 1])
+def test_maps_of_the_input_lie_on_its_samples(make_volume, add, scale, odd):
+    low = degrade(make_volume(((12 + odd) * scale, 14 * scale, 5), (1, 1, 3)), Degradation(protocol="kspace", scale=scale, axis="S"))
+    found = Probe(low, RunOptions.create(model=add(scale=scale))).look("sample", low.affine[:3, :3] @ [4, 5, 2] + low.affine[:3, 3])
+    offset = np.linalg.solve(low.affine, found.affine)
+    np.testing.assert_allclose(offset[:3, :3], np.eye(3), atol=1e-6)
+    place = offset[:3] @ [*np.argwhere(found.data)[0], 1]
+    np.testing.assert_allclose(place, [4, 5, 2], atol=1e-6)
+
+
+def test_channels_are_there_or_refused(make_volume, add):
+    low = degrade(make_volume((36, 40, 4)), Degradation(protocol="kspace", axis="S"))
+    probe = Probe(low, RunOptions.create(model=add()))
+    at = low.affine[:3, :3] @ [5, 6, 2] + low.affine[:3, 3]
+    assert probe.look("sample", at, channel=0).data.max() == 1
+    with pytest.raises(RunError, match="Channel 7 is not there"):
+        probe.look("sample", at, channel=7)
+    with pytest.raises(InputError, match="no channels or heads"):
+        probe.look("there", at, channel=0)
+
+
+def test_maps_follow_the_result_onto_another_grid(make_volume, add):
+    truth = make_volume((36, 40, 6), (1, 1, 3))
+    low = degrade(truth, Degradation(protocol="kspace", axis="S"))
+    like = make_volume((30, 34, 6), (1.1, 1.1, 3))
+    like = like.replace(affine=like.affine + (truth.affine - like.affine) * np.array([[0, 0, 0, 1]]))
+    done = list(run(low, RunOptions.create(model=add(), maps=("rows",)), like=like))[-1]
+    assert done.maps[0].shape == done.volume.shape
+    np.testing.assert_allclose(done.maps[0].affine, done.volume.affine)
+    np.testing.assert_allclose(done.volume.affine[:3, :3], like.affine[:3, :3])
+
+
+def test_a_registration_without_a_reference_is_refused(make_volume, add):
+    low = degrade(make_volume((36, 40, 4)), Degradation(protocol="kspace", axis="S"))
+    with pytest.raises(InputError, match="no reference to register"):
+        super_resolve(low, add(), register_reference=True)
+
+
 def test_thick_slices_are_looked_into_by_either_orientation(make_volume, add):
     low = make_volume((20, 24, 6), (1, 1, 4))
     probe = Probe(low, RunOptions.create(model=add("thick", 4, "slice-profile", aligned="same")))
@@ -317,7 +395,7 @@ def test_tables_and_wrong_questions(make_volume, add):
     probe = Probe(low, RunOptions.create(model=name))
     at = low.affine[:3, 3] + (5, 5, 2)
     assert probe.look("table", at).data[:, :, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
-    with pytest.raises(InputError, match="offered: rows, there, table"):
+    with pytest.raises(InputError, match="offered: rows, there, sample, table"):
         probe.look("unknown", at)
     with pytest.raises(InputError, match="outside the result"):
         probe.look("there", (900, 0, 0))

@@ -158,3 +158,20 @@ def test_a_broken_card_does_not_hide_the_others(add, folder, caplog):
     assert "Model card broken.json, field title" in caplog.text
     with pytest.raises(InputError, match=r"Model card broken\.json, field title"):
         get_card("broken")
+
+
+def test_windows_are_set_on_networks_that_have_them(folder):
+    options = {"size": 16, "channels": 8, "heads": 2, "projection": 4, "encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1, 1, 1, 1, 1)}
+    path = save_weights(create("dcamsr", 2, **options).state_dict(), folder / "d.safetensors", {})
+    card = Card(name="d", title="d", architecture="dcamsr", options=options, scale=2, weights=path.name, window=5, folder=str(folder))
+    with pytest.raises(InputError, match="field window"):
+        load_network(card)
+
+
+def test_batch_norm_counters_are_whole_numbers(folder):
+    network = create("fdvit", 2, channels=4, blocks=1)
+    network.train()(torch.rand(2, 1, 8, 8))
+    path = save_weights(network.state_dict(), folder / "f.safetensors", {})
+    card = Card(name="f", title="f", architecture="fdvit", options={"channels": 4, "blocks": 1}, scale=2, weights=path.name, folder=str(folder))
+    again = load_network(card)
+    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True))

@@ -65,11 +65,19 @@ class Recorder:
     ) -> None:
         self.names = frozenset(names)
         self.query = None if query is None else tuple(query)
-        self.channel, self.only, self.local = channel, only, local
+        self._channel, self.only, self.local = channel, only, local
+        self.channel_asked = False
+        """Whether a map looked at `channel`: those that have none to choose from do not."""
         self.item = 0
         """Batch item that the query belongs to."""
         self.found: dict[str, Recorded] = {}
         self._token: Token[Recorder | None] | None = None
+
+    @property
+    def channel(self) -> int | None:
+        """Channel (or head) to show; None: all of them together."""
+        self.channel_asked = True
+        return self._channel
 
     def __enter__(self) -> Self:
         self._token = _active.set(self)
@@ -112,11 +120,12 @@ class Recorder:
         ValueError
             If there is no such channel.
         """
-        if self.channel is None:
+        channel = self.channel
+        if channel is None:
             return values.abs().mean(1, keepdim=True)
-        if not 0 <= self.channel < values.shape[1]:
-            raise ValueError(f"Channel {self.channel} is not there; this map has channels 0 to {values.shape[1] - 1}.")
-        return values[:, self.channel : self.channel + 1]
+        if not 0 <= channel < values.shape[1]:
+            raise ValueError(f"Channel {channel} is not there; this map has channels 0 to {values.shape[1] - 1}.")
+        return values[:, channel : channel + 1]
 
 
 def wanted(name: str) -> Recorder | None:
