@@ -65,7 +65,7 @@ def run_model(volume: Volume, options: RunOptions, reference: Volume | None = No
     from napari_mrsr.inference.process import tune_process
 
     tune_process()
-    started = time.perf_counter()
+    started, model = time.perf_counter(), options.model
     with tqdm(
         total=100, desc=options.model, unit="%", file=sys.stderr, leave=False, disable=None, bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}"
     ) as bar:
@@ -73,12 +73,13 @@ def run_model(volume: Volume, options: RunOptions, reference: Volume | None = No
             if isinstance(event, RunStarted):
                 for warning in event.warnings:
                     bar.write(f"warning: {warning}", file=sys.stderr)
-                bar.write(f"{options.model}: {event.plan}", file=sys.stderr)
+                model = event.model or options.model
+                bar.write(f"{model}: {event.plan}", file=sys.stderr)
             elif isinstance(event, Progress):
                 bar.set_postfix_str(f"{event.seconds_left:.0f} s left" if event.seconds_left is not None else "")
                 bar.update(100 * event.fraction - bar.n)
             elif isinstance(event, RunDone):
-                bar.write(f"{options.model}: done in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+                bar.write(f"{model}: done in {time.perf_counter() - started:.1f} s", file=sys.stderr)
                 return event
     raise MrsrError("The run ended without a result.")
 

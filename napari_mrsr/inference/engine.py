@@ -76,7 +76,7 @@ def run(
     setup.require_maps(options.maps, ("dense",))
     job, device, network = setup.job, setup.device, setup.network
     plan = make_plan(job, network, device, options.tile)
-    yield RunStarted(plan.summary, str(device), len(plan.tiles), setup.notes)
+    yield RunStarted(plan.summary, str(device), len(plan.tiles), setup.notes, job.card.name)
     shape = tuple(b.stop - b.start for b in job.block)
     outs = {name: np.zeros(shape, np.float32) for name in ("", *options.maps)}
     monitor = Monitor(network, cancelled)

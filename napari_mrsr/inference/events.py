@@ -9,12 +9,13 @@ from napari_mrsr.volume import Volume
 
 @dataclass(frozen=True)
 class RunStarted:
-    """The plan in one line, the device, the number of tiles, what the user should know first."""
+    """The plan in one line, the device, the number of tiles, what the user should know first, the model that really runs."""
 
     plan: str
     device: str
     tiles: int
     warnings: tuple[str, ...] = ()
+    model: str = ""
 
 
 @dataclass(frozen=True)
