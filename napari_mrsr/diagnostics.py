@@ -15,6 +15,8 @@ def diagnostics() -> dict[str, str]:
 
     Graphics are asked in a process of their own, so a broken driver or a missing screen costs nothing but an entry that says so.
     """
+    import torch
+
     from napari_mrsr.inference.process import list_devices
 
     facts = {"python": platform.python_version(), "platform": platform.platform()}
@@ -23,6 +25,7 @@ def diagnostics() -> dict[str, str]:
             facts[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             facts[package] = "not installed"
+    facts["torch"] = torch.__version__  # unlike the package's version it tells which build: +cpu, +cu130
     for device in list_devices():
         facts[f"device {device['name']}"] = f"{device['title']}, {device['free'] / 2**30:.1f} GiB free"
     facts["OpenGL"] = _opengl()

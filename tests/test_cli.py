@@ -728,7 +728,7 @@ def test_exit_codes_of_the_process(place):
 def test_interrupt_stops_inside_a_tile_with_130(place, tmp_path, make_volume):
     home = tmp_path / "home"
     add_model(home / "napari-mrsr" / "weights")
-    write_volume(make_volume((72, 72, 48), (2, 2, 2)), place / "large.nii.gz")
+    write_volume(make_volume((120, 120, 96), (2, 2, 2)), place / "large.nii.gz")
     before = contents(place)
     process = start("run", "large.nii.gz", "--model", "small", *TO, env={"XDG_DATA_HOME": str(home)})
     for line in process.stderr:
