@@ -10,8 +10,8 @@ from torch import Tensor
 
 from napari_mrsr.networks.blocks.patches import extract_patches, fold_patches
 
-CHUNK_ELEMENTS = 2**25
-"""Scores plus output patch values held at once; 128 MiB in float32."""
+CHUNK_ELEMENTS = 2**23
+"""Scores plus output patch values held at once; 32 MiB in float32."""
 
 
 def cross_scale_attention(
