@@ -64,6 +64,15 @@ def main() -> None:
     picture(viewer, "error.png")
     show_only(viewer, "gradient SR")
     picture(viewer, "gradient.png")
+    show_only(viewer, "SR")
+    _, probe = viewer.window.add_plugin_dock_widget("napari-mrsr", "Attention probe", tabify=True)
+    wait(lambda: probe.maps.count() > 0)
+    probe.pick_button.click()
+    place = viewer.layers["HR"].data_to_world((62, 150, 150))
+    viewer.dims.set_point(2, float(place[2]))
+    probe.look(tuple(place))
+    wait(lambda: any(layer.name.startswith("probe:") for layer in viewer.layers))
+    picture(viewer, "probe.png")
     viewer.close()
 
 
