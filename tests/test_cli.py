@@ -730,7 +730,11 @@ def test_interrupt_stops_inside_a_tile_with_130(place, tmp_path, make_volume):
     add_model(home / "napari-mrsr" / "weights")
     write_volume(make_volume((120, 120, 96), (2, 2, 2)), place / "large.nii.gz")
     before = contents(place)
-    process = start("run", "large.nii.gz", "--model", "small", *TO, env={"XDG_DATA_HOME": str(home)})
+    # A shell's background jobs ignore interrupts, and what they start would too.
+    process = start(
+        "run", "large.nii.gz", "--model", "small", *TO, env={"XDG_DATA_HOME": str(home)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     for line in process.stderr:
         if "1 tile of" in line:
             break
