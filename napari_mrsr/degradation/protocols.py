@@ -206,9 +206,7 @@ def degrade(volume: Volume, degradation: Degradation) -> Volume:
     protocol = get_protocol(degradation.protocol)
     slice_axis = degradation.slice_axis(volume)
     grid = degradation.grid(volume.shape, slice_axis)
-    coarse = protocol.operator(grid).forward(volume.data.astype(np.float32))
-    if np.iscomplexobj(coarse):
-        coarse = np.abs(coarse)
+    coarse = protocol.operator(grid).image(volume.data.astype(np.float32))
     sigma = degradation.noise / 100 * intensity_range(volume.data) if degradation.noise else 0.0
     if sigma:
         coarse = add_rician_noise(coarse, sigma, np.random.default_rng(degradation.seed))

@@ -47,6 +47,11 @@ class SeparableOperator:
         """Coarse volume of a fine one, (X, Y, Z) to (x, y, z); complex where a matrix is."""
         return np.asarray(apply_along_axes(fine, self._as(fine.dtype)))
 
+    def image(self, fine: NDArray[Any]) -> NDArray[Any]:
+        """:meth:`forward` as a scanner stores it: the magnitude where it is complex, (X, Y, Z) to real (x, y, z)."""
+        coarse = self.forward(fine)
+        return np.abs(coarse) if np.iscomplexobj(coarse) else coarse
+
     def adjoint(self, coarse: NDArray[Any]) -> NDArray[Any]:
         """Exact adjoint, (x, y, z) to (X, Y, Z): ``<A x, y> = <x, A* y>``."""
         return np.asarray(apply_along_axes(coarse, [None if m is None else m.conj().T for m in self._as(coarse.dtype)]))

@@ -44,8 +44,7 @@ class Feed:
             self._input = _interpolated(volume, job)
         self._reference, self._reference_low, self._reference_range = reference, None, 1.0
         if reference is not None:
-            low = job.protocol.operator(job.grid).forward(reference)
-            self._reference_low = np.abs(low) if np.iscomplexobj(low) else low
+            self._reference_low = job.protocol.operator(job.grid).image(reference)
             self._reference_range = intensity_range(reference)
 
     def run(self, tile: Tile, recorder: Recorder | None = None) -> dict[str, NDArray[np.float32]]:

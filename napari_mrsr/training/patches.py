@@ -67,8 +67,7 @@ class PatchSampler:
         hr = vary(hr, aug, rng)
         scale = self.protocol.scale_per_axis(recipe.degradation.scale, slice_axis=2)
         grid = SamplingGrid.from_fine(hr.shape, scale, self.protocol.alignment)
-        lr = self.protocol.operator(grid).forward(hr)
-        lr = np.abs(lr) if np.iscomplexobj(lr) else lr
+        lr = self.protocol.operator(grid).image(hr)
         level = float(rng.uniform(0, aug.noise / 100)) if aug.noise and rng.random() < aug.noise_probability else 0.0
         if level:
             lr = add_rician_noise(lr, level, rng)

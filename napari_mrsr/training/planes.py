@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from napari_mrsr.degradation import add_rician_noise, get_protocol
 from napari_mrsr.degradation.matrices import bspline_matrix
 from napari_mrsr.degradation.separable import apply_along_axes
-from napari_mrsr.grid import SamplingGrid
+from napari_mrsr.grid import AxisSampling, SamplingGrid
 from napari_mrsr.intensity import foreground_mask, intensity_range, require_content
 from napari_mrsr.networks import Architecture
 from napari_mrsr.networks.scaling import Scaling
@@ -156,8 +157,7 @@ class _Degrader:
         if self.through_plane:
             factors[1 - thick] = 1.0
         grid = SamplingGrid.from_fine((*hr.shape, 1), factors, self.protocol.alignment)
-        lr: NDArray[Any] = self.protocol.operator(grid).forward(hr[:, :, None])
-        lr = np.abs(lr) if np.iscomplexobj(lr) else lr
+        lr = self.protocol.operator(grid).image(hr[:, :, None])
         if level:
             lr = add_rician_noise(lr, level, rng)
         return np.ascontiguousarray((self.cubic(lr, grid) if self.pre_interpolated else lr)[..., 0], np.float32)
@@ -165,10 +165,14 @@ class _Degrader:
     @staticmethod
     def cubic(lr: NDArray[Any], grid: SamplingGrid) -> NDArray[np.float32]:
         """B-spline interpolation onto the fine lattice."""
-        matrices = [
-            bspline_matrix(a.fine_positions(), a.coarse).astype(np.float32) if s != 1 else None for a, s in zip(grid.axes, grid.scale, strict=True)
-        ]
+        matrices = [_spline(a) if s != 1 else None for a, s in zip(grid.axes, grid.scale, strict=True)]
         return np.asarray(apply_along_axes(lr, matrices), np.float32)
+
+
+@cache
+def _spline(axis: AxisSampling) -> NDArray[np.float32]:
+    """Solving for a spline's coefficients takes longer than using them, and slices of one volume share their axes."""
+    return bspline_matrix(axis.fine_positions(), axis.coarse).astype(np.float32)
 
 
 def plane_case(study: Study, recipe: Recipe, architecture: Architecture, fit: Fit) -> ValidationCase:
@@ -185,10 +189,11 @@ def plane_case(study: Study, recipe: Recipe, architecture: Architecture, fit: Fi
     for index in chosen:
         arrays = (ready.image, ready.mask, *ready.references[:1])
         hr, mask, *others = degrader.fitted([_slice(a, int(index), stack) for a in arrays], thick, 1)
-        lrs.append(_tensor(degrader(hr, thick, 0.0, rng)))
+        low = degrader(hr, thick, 0.0, rng)
+        lrs.append(_tensor(low))
         hrs.append(hr)
         masks.append(mask > 0)
-        cubics.append(_cubic(degrader, hr, thick, rng))
+        cubics.append(_cubic(degrader, low, hr.shape))
         if others:
             theirs = fit(_tensor(degrader(others[0], thick, 0.0, rng)), 1.0)
             references.append(theirs.target(_tensor(others[0])))
@@ -206,12 +211,12 @@ def plane_case(study: Study, recipe: Recipe, architecture: Architecture, fit: Fi
     )
 
 
-def _cubic(degrader: _Degrader, hr: Image, thick: int, rng: np.random.Generator) -> Image:
+def _cubic(degrader: _Degrader, low: Image, shape: tuple[int, ...]) -> Image:
+    """Low resolution of a slice on the truth's lattice, where networks that interpolate first have it already."""
     if degrader.pre_interpolated:
-        return degrader(hr, thick, 0.0, rng)
-    lr = degrader(hr, thick, 0.0, rng)
-    grid = SamplingGrid.from_fine((*hr.shape, 1), (degrader.factor, degrader.factor, 1.0), degrader.protocol.alignment)
-    return degrader.cubic(lr[:, :, None], grid)[..., 0]
+        return low
+    grid = SamplingGrid.from_fine((*shape, 1), (degrader.factor, degrader.factor, 1.0), degrader.protocol.alignment)
+    return degrader.cubic(low[:, :, None], grid)[..., 0]
 
 
 def _ready(study: Study, recipe: Recipe) -> _Ready:

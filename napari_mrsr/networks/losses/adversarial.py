@@ -13,10 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_mrsr.errors import InputError
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+from napari_mrsr.networks.losses.precision import wide
 
 
 def _checked(fake_logits: Sequence[Tensor], weights: Sequence[float] | None) -> Sequence[float]:
@@ -43,7 +40,7 @@ class NonSaturatingLoss(nn.Module):
         -------
         scalar tensor
         """
-        return F.softplus(-_wide(fake_logits)).mean()
+        return F.softplus(-wide(fake_logits)).mean()
 
     def discriminator(self, real_logits: Tensor, *fake_logits: Tensor, weights: Sequence[float] | None = None) -> Tensor:
         """``mean softplus(-real) + sum_i w_i mean softplus(fake_i)``.
@@ -65,9 +62,9 @@ class NonSaturatingLoss(nn.Module):
         InputError
             If there are no generated images, or not one weight for each kind.
         """
-        loss = F.softplus(-_wide(real_logits)).mean()
+        loss = F.softplus(-wide(real_logits)).mean()
         for logits, weight in zip(fake_logits, _checked(fake_logits, weights), strict=True):
-            loss = loss + weight * F.softplus(_wide(logits)).mean()
+            loss = loss + weight * F.softplus(wide(logits)).mean()
         return loss
 
     def forward(self, fake_logits: Tensor) -> Tensor:
@@ -117,7 +114,7 @@ class BinaryCrossEntropyLoss(nn.Module):
 
 
 def _cross_entropy(logits: Tensor, label: float) -> Tensor:
-    logits = _wide(logits)
+    logits = wide(logits)
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
 
 
@@ -147,4 +144,4 @@ def r1_penalty(real_logits: Tensor, real_images: Tensor, gamma: float = 10.0) ->
     if not real_images.requires_grad or not real_logits.requires_grad:
         raise InputError("R1 penalty: call requires_grad_() on the real images before the discriminator sees them.")
     (gradient,) = torch.autograd.grad(real_logits.sum(), real_images, create_graph=True)
-    return 0.5 * gamma * _wide(gradient).square().flatten(1).sum(1).mean()
+    return 0.5 * gamma * wide(gradient).square().flatten(1).sum(1).mean()

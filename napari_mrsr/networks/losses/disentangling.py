@@ -8,12 +8,9 @@ from torch import Tensor, nn
 from napari_mrsr.errors import InputError
 from napari_mrsr.networks.disentangling import resized
 from napari_mrsr.networks.losses.adversarial import NonSaturatingLoss, r1_penalty
+from napari_mrsr.networks.losses.precision import wide
 
 EPS = 1e-8
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def cosine_distance(a: Tensor, b: Tensor, eps: float = EPS) -> Tensor:
@@ -30,7 +27,7 @@ def cosine_distance(a: Tensor, b: Tensor, eps: float = EPS) -> Tensor:
     -------
     scalar tensor, 0 to 2
     """
-    a, b = _wide(a).flatten(1), _wide(b).flatten(1)
+    a, b = wide(a).flatten(1), wide(b).flatten(1)
     lengths: Tensor = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
     distance: Tensor = 1 - (a * b).sum(1) / lengths.clamp_min(eps)
     return distance.mean()
@@ -54,7 +51,7 @@ class AutoencoderLoss(nn.Module):
         """Terms before weighting: ``reconstruction``, ``adversarial``, ``swap``; arguments as in :meth:`forward`."""
         target = resized(image, reconstruction.shape[2:])
         return {
-            "reconstruction": (_wide(target) - _wide(reconstruction)).abs().mean(),
+            "reconstruction": (wide(target) - wide(reconstruction)).abs().mean(),
             "adversarial": self.adversarial.generator(reconstruction_logits),
             "swap": self.adversarial.generator(swap_logits),
         }
@@ -190,7 +187,7 @@ class FDViTLoss(nn.Module):
         if "pixel" in self.weights:
             if target is None:
                 raise InputError("FD-ViT loss: lambda_pix compares with the sharp image; give it as target or set lambda_pix to 0.")
-            found["pixel"] = (_wide(sr) - _wide(target)).abs().mean()
+            found["pixel"] = (wide(sr) - wide(target)).abs().mean()
         return found
 
     def forward(self, sr: Tensor, lr: Tensor, fake_logits: Tensor, target: Tensor | None = None) -> Tensor:
