@@ -11,12 +11,12 @@ demo:  ## the main job on the shipped sample: a napari window, or files in out/ 
 	$(BIN)/napari-mrsr demo
 
 test:  ## all tests on PyQt5, then the GUI tests on PyQt6
-	@.ci/setup pyqt5,pyqt6,dev
+	@.ci/setup pyqt5,pyqt6,tissue,dev
 	QT_API=pyqt5 $(SCREEN) $(BIN)/python -m pytest -q
 	QT_API=pyqt6 PYTEST_QT_API=pyqt6 $(SCREEN) $(BIN)/python -m pytest -q tests/gui
 
 check:  ## lint, types, import contracts, manifest
-	@.ci/setup pyqt5,pyqt6,dev
+	@.ci/setup pyqt5,pyqt6,tissue,dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -24,7 +24,7 @@ check:  ## lint, types, import contracts, manifest
 	$(BIN)/npe2 validate napari-mrsr
 
 screenshots:  ## the pictures in README
-	@.ci/setup pyqt5,pyqt6,dev
+	@.ci/setup pyqt5,pyqt6,tissue,dev
 	QT_API=pyqt6 $(SCREEN) $(BIN)/python tests/screenshots.py
 
 # Folder of the training and test volumes.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import os
@@ -295,7 +296,7 @@ def test_compare_prints_a_table_that_names_its_convention(done):
     assert "convention volume-max | mask: none" in text
     assert "range: 0 to " in text
     assert re.search(r"^sr +\d+\.\d\d ", text, re.MULTILINE)
-    assert re.search(r"^hr +inf ", text, re.MULTILINE)
+    assert re.search(r"^hr +inf\* ", text, re.MULTILINE)
 
 
 def test_equal_images_are_null_in_json(done):
@@ -313,6 +314,50 @@ def test_compare_within_a_mask(done, head):
     masked, plain = (json.loads(done("compare", "hr.nii.gz", "sr.nii.gz", "--json", *more)) for more in (("--mask", "mask.nii.gz"), ()))
     assert masked["mask"] == "given mask mask"
     assert masked["results"][0]["psnr"] != plain["results"][0]["psnr"]
+
+
+def test_compare_in_regions(done, head):
+    done("run", "lr.nii.gz", "--model", "cubic", "-o", "sr.nii.gz")
+    middle = head.affine[:3, :3] @ (np.array(head.shape) // 2) + head.affine[:3, 3]
+    box = ",".join(f"{v:.1f}" for v in (*(middle - 8), *(middle + 8)))
+
+    def scores(*more):
+        return json.loads(done("compare", "hr.nii.gz", "sr.nii.gz", "--json", *more))
+
+    whole, roi = scores(), scores(f"--roi={box}")
+    up, down = scores("--slice", f"A={middle[1]:.1f}"), scores("--slice", f"P={-middle[1]:.1f}")
+    assert whole["data_range"] == roi["data_range"] == up["data_range"]
+    assert roi["region"]["description"].startswith("box (")
+    assert up["region"]["description"].startswith(f"slice A = {middle[1]:.1f} mm (voxel {head.shape[1] // 2})")
+    assert up["results"] == down["results"]
+    assert len({r["results"][0]["psnr"] for r in (whole, roi, up)}) == 3
+
+
+def test_compare_writes_tables(done):
+    for model in ("cubic", "nearest"):
+        done("run", "lr.nii.gz", "--model", model, "-o", f"{model}.nii.gz")
+    files = ("--per-slice", "slices.csv", "--axis", "R", "--csv", "table.csv", "--latex", "table.tex")
+    text = done("compare", "hr.nii.gz", "cubic.nii.gz", "nearest.nii.gz", "--bootstrap", "--convention", "fastmri", *files)
+    assert text.split()[-3:] == ["slices.csv", "table.csv", "table.tex"]
+    assert re.search(r"^cubic +\d+\.\d\d \[\d+\.\d\d, \d+\.\d\d\]\*", text, re.MULTILINE)
+    with open("slices.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {(row["axis"], row["convention"]) for row in rows} == {("R", "fastmri")}
+    assert len(rows) == 2 * 48
+    with open("table.csv") as stream:
+        cubic, _ = csv.DictReader(stream)
+    assert float(cubic["psnr_db_low"]) < float(cubic["psnr_db"]) < float(cubic["psnr_db_high"])
+    with open("table.tex") as stream:
+        assert "\\toprule" in stream.read()
+
+
+def test_compare_tissue(done):
+    done("run", "lr.nii.gz", "--model", "cubic", "-o", "sr.nii.gz")
+    done("run", "lr.nii.gz", "--model", "nearest", "-o", "nearest.nii.gz")
+    result = json.loads(done("compare", "hr.nii.gz", "sr.nii.gz", "nearest.nii.gz", "--tissue", "--mask", "hr.nii.gz", "--json"))
+    cubic, nearest = (r["dice"] for r in result["results"])
+    assert 0.5 < nearest["mean"] < cubic["mean"] < 1
+    assert any("dipy" in note and "T1" in note for note in result["notes"])
 
 
 def test_compare_writes_maps(done):
@@ -382,7 +427,7 @@ def test_without_arguments_there_is_help(call):
 
 
 def test_the_commands():
-    assert COMMANDS == ["compare", "degrade", "demo", "evaluate", "figure", "info", "look", "models", "run", "train"]
+    assert COMMANDS == ["compare", "degrade", "demo", "evaluate", "figure", "info", "look", "models", "run", "train", "trust"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -545,6 +590,12 @@ TO = ("-o", "new.nii.gz")
         ("Unknown axis 'Z'", ("degrade", "hr.nii.gz", "--axis", "Z", *TO)),
         ("Unknown axis 'Z'", (*RUN, "--axis", "Z", *TO)),
         ("Unknown model 'espcn'", ("run", "lr.nii.gz", "--model", "espcn", *TO)),
+        ("exists already", ("compare", "hr.nii.gz", "hr.nii.gz", "--csv", "hr.nii.gz")),
+        ("unknown table type; end the name in .csv", ("compare", "hr.nii.gz", "hr.nii.gz", "--csv", "t.txt")),
+        ("Slice 'S' is not an axis and a number", ("compare", "hr.nii.gz", "hr.nii.gz", "--slice", "S")),
+        ("Unknown axis 'Q'", ("compare", "hr.nii.gz", "hr.nii.gz", "--slice", "Q=3")),
+        ("There is no slice at S = 9999 mm", ("compare", "hr.nii.gz", "hr.nii.gz", "--slice", "S=9999")),
+        ("lies outside", ("compare", "hr.nii.gz", "hr.nii.gz", "--roi", "900,900,900,950,950,950")),
         ("Unknown convention", ("compare", "hr.nii.gz", "hr.nii.gz", "--convention", "mine")),
         ("Device 'cuda:7' is not available", (*RUN, "--device", "cuda:7", *TO)),
         ("noise", ("degrade", "hr.nii.gz", "--noise", 101, *TO)),
@@ -696,7 +747,7 @@ def test_overwrite_replaces_image_and_sidecar(done, refused, place):
 def test_a_run_that_fails_leaves_nothing(call, place, monkeypatch):
     before = contents(place)
 
-    def broken(*_):
+    def broken(*_, **__):
         raise MrsrError("the network gave up\nhalf way")
         yield
 

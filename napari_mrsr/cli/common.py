@@ -30,6 +30,7 @@ Orientations = Annotated[str, typer.Option(help="Thick slices: planes of both or
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 Index = Annotated[int | None, typer.Option(help="Which volume of 4D inputs, from 0.")]
 Axis = Annotated[str | None, typer.Option(help="Axis across slices: R, A or S (anatomical). Default: the coarsest spacing, ties S.")]
+Convention = Annotated[str, typer.Option(help="mrsr-1, volume-max, fastmri or basicsr8: which voxels count, which range, which SSIM.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
 Model = Annotated[str, typer.Option(help="A name from `napari-mrsr models`.")]
 Noise = Annotated[float | None, typer.Option(help="Noise in percent of the range (default: sidecar, else estimated).")]
@@ -58,9 +59,9 @@ def read(path: Path, index: int | None) -> Volume:
         return read_volume(path, index)
 
 
-def run_model(volume: Volume, options: RunOptions, reference: Volume | None = None, like: Volume | None = None) -> RunDone:
-    """Run the engine in this process with a progress bar."""
-    from napari_mrsr.inference import Progress, RunDone, RunStarted
+def run_model(volume: Volume, options: RunOptions, reference: Volume | None = None, like: Volume | None = None, keep: Path | None = None) -> RunDone:
+    """Run the engine in this process with a progress bar; finished tiles lie in the folder `keep` until the run is done."""
+    from napari_mrsr.inference import Noticed, Progress, RunDone, RunStarted
     from napari_mrsr.inference import run as run_engine
     from napari_mrsr.inference.process import tune_process
 
@@ -69,12 +70,14 @@ def run_model(volume: Volume, options: RunOptions, reference: Volume | None = No
     with tqdm(
         total=100, desc=options.model, unit="%", file=sys.stderr, leave=False, disable=None, bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}"
     ) as bar:
-        for event in run_engine(volume, options, reference, like):
+        for event in run_engine(volume, options, reference, like, keep=keep):
             if isinstance(event, RunStarted):
                 for warning in event.warnings:
                     bar.write(f"warning: {warning}", file=sys.stderr)
                 model = event.model or options.model
                 bar.write(f"{model}: {event.plan}", file=sys.stderr)
+            elif isinstance(event, Noticed):
+                bar.write(f"warning: {event.message}", file=sys.stderr)
             elif isinstance(event, Progress):
                 bar.set_postfix_str(f"{event.seconds_left:.0f} s left" if event.seconds_left is not None else "")
                 bar.update(100 * event.fraction - bar.n)

@@ -14,6 +14,7 @@ import typer
 
 from napari_mrsr.cli.common import (
     Axis,
+    Convention,
     Device,
     Index,
     Model,
@@ -118,6 +119,9 @@ def run(
     device: Device = "auto",
     tile: Annotated[int | None, typer.Option(help="Largest tile edge in LR voxels (default: planned).")] = None,
     maps: Annotated[list[str] | None, typer.Option("--map", help="Internal map to write beside the result (see models show); repeat.")] = None,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Average over mirror images; their spread is written beside the result.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Tiles with full margins: equal to one piece to float32 accuracy.")] = False,
+    skip_air: Annotated[bool, typer.Option(help="Leave empty air around the head out (linear interpolation there).")] = True,
     index: Index = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -126,19 +130,27 @@ def run(
     Example: napari-mrsr run T1_lr.nii.gz --model cftn-x2 -o T1_sr.nii.gz
     """
     from napari_mrsr.inference import RunOptions
+    from napari_mrsr.inference.ensemble import SPREAD
     from napari_mrsr.io import read_volume, write_volume
     from napari_mrsr.volume import Box
 
-    beside = {name: _beside(output, name) for name in maps or []}
+    beside = {name: _beside(output, name) for name in [*(maps or []), *([SPREAD.name] if ensemble else [])]}
     for path in (output, *beside.values()):
         check_image(path, overwrite)
     box = Box.parse(roi) if roi is not None else None
     options = RunOptions.create(
         model=model, scale=scale, protocol=protocol, axis=axis, voxel=voxel, orientations=orientations, register_reference=register,
-        noise=noise, device=device, tile=tile, roi=(*box.lower, *box.upper) if box else None, maps=tuple(beside),
+        noise=noise, device=device, tile=tile, roi=(*box.lower, *box.upper) if box else None, maps=tuple(maps or []),
+        ensemble=ensemble, exact=exact, skip_air=skip_air,
     )  # fmt: skip
     volumes = {role: read(path, index) if path else None for role, path in (("reference", reference), ("like", like))}
-    done = run_model(read_volume(lr, index), options, volumes["reference"], volumes["like"])
+    kept = output.with_name(f".{output.name}.tiles")
+    try:
+        done = run_model(read_volume(lr, index), options, volumes["reference"], volumes["like"], kept)
+    except KeyboardInterrupt:
+        if kept.exists():
+            typer.echo(f"Finished tiles are kept in {kept}: the same command goes on from them.", err=True)
+        raise
     record = done.volume.record["run"]
     text = f"napari-mrsr {record['model']} x{max(record['scale']):.4g} {record['protocol']}"
     written = write_volume(done.volume, output, overwrite=overwrite, description=text)
@@ -196,7 +208,15 @@ def compare(
     hr: Annotated[Path, typer.Argument(help="Ground truth.")],
     candidates: Annotated[list[Path], typer.Argument(metavar="SR [SR2 ...]", help="Volumes to score.")],
     mask: Annotated[Path | None, typer.Option(help="Volume whose non-zero voxels count.")] = None,
-    convention: Annotated[str, typer.Option(help="mrsr-1 or volume-max.")] = "mrsr-1",
+    convention: Convention = "mrsr-1",
+    roi: Annotated[str | None, typer.Option(help="Measure only there: x0,y0,z0,x1,y1,z1 in mm (RAS).")] = None,
+    plane: Annotated[str | None, typer.Option("--slice", metavar="AXIS=MM", help="Measure only this slice, for example S=30.")] = None,
+    bootstrap: Annotated[bool, typer.Option("--bootstrap", help="Add 95 % intervals over slices.")] = False,
+    tissue: Annotated[bool, typer.Option("--tissue", help="Add Dice of CSF, grey and white matter (T1; a mask given counts as brain).")] = False,
+    per_slice: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Also write the scores of every slice.")] = None,
+    axis: Axis = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Also write the table as CSV.")] = None,
+    latex: Annotated[Path | None, typer.Option(metavar="FILE.tex", help="Also write the table as LaTeX (booktabs).")] = None,
     maps: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write error and gradient maps there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     index: Index = None,
@@ -204,21 +224,41 @@ def compare(
 ) -> None:
     """Score volumes against the truth on the region all of them cover; numbers say how they were computed.
 
-    Example: napari-mrsr compare T1.nii.gz T1_sr.nii.gz T1_cubic.nii.gz --json
+    Example: napari-mrsr compare T1.nii.gz T1_sr.nii.gz T1_cubic.nii.gz --bootstrap --latex table.tex
     """
-    from napari_mrsr.evaluation import compare as compare_volumes
     from napari_mrsr.evaluation import format_table
+    from napari_mrsr.evaluation.brain import brain_mask
+    from napari_mrsr.evaluation.export import slices_to_csv, to_csv, to_latex
+    from napari_mrsr.evaluation.frame import prepare
+    from napari_mrsr.evaluation.measured import measure
+    from napari_mrsr.evaluation.tissue import tissue_dice, with_dice
     from napari_mrsr.figures import write_maps
+    from napari_mrsr.io import require_suffix, require_writable, write_text
+    from napari_mrsr.volume import Box, axis_index
 
+    for path, suffix in ((per_slice, ".csv"), (csv, ".csv"), (latex, ".tex")):
+        if path is not None:
+            require_writable(path, overwrite)
+            require_suffix(path, (suffix,), "table")
+    box, chosen = Box.parse(roi) if roi is not None else None, _slice(plane) if plane is not None else None
     truth = read(hr, index)
     volumes = [read(p, index) for p in candidates]
-    comparison = compare_volumes(truth, volumes, convention=convention, mask=read(mask, index) if mask else None)
-    written = write_maps(truth, volumes, maps, overwrite) if maps is not None else []
+    given = read(mask, index) if mask else None
+    frame = prepare(truth, volumes, convention, given)
+    across = frame.slice_axis if axis is None else axis_index(axis)
+    measured = measure(frame, box)
+    comparison = measured.comparison(None if chosen is None else (chosen[0], measured.slice_near(*chosen)), bootstrap)
+    if tissue:
+        comparison = with_dice(comparison, tissue_dice(frame, brain_mask(truth) if given is None else given))
+    texts = ((per_slice, slices_to_csv(measured, across)), (csv, to_csv(comparison)), (latex, to_latex(comparison)))
+    written = [write_text(text, path, overwrite) for path, text in texts if path is not None]
+    drawn = write_maps(truth, volumes, maps, overwrite) if maps is not None else []
     if as_json:
-        say(json.dumps(comparison.model_dump(mode="json") | {"maps": [str(p) for p in written]}, indent=2))
+        files = {"maps": [str(p) for p in drawn], "tables": [str(p) for p in written]}
+        say(json.dumps(comparison.model_dump(mode="json") | files, indent=2))
         return
     say(format_table(comparison))
-    for path in written:
+    for path in (*written, *drawn):
         say(str(path))
 
 
@@ -231,7 +271,7 @@ def figure(
     plane: Annotated[str, typer.Option(help="axial, coronal or sagittal.")] = "axial",
     position: Annotated[float | None, typer.Option(help="Slice position in mm (default: the fullest slice).")] = None,
     zoom: Annotated[str | None, typer.Option(help="Inset: x0,y0,z0,x1,y1,z1 in mm.")] = None,
-    convention: Annotated[str, typer.Option(help="mrsr-1 or volume-max.")] = "mrsr-1",
+    convention: Convention = "mrsr-1",
     index: Index = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -274,3 +314,17 @@ def _position(text: str) -> tuple[float, float, float]:
     if not all(map(math.isfinite, (x, y, z))):
         raise InputError(f"Position {text!r} is not three numbers: write x,y,z in mm.")
     return x, y, z
+
+
+def _slice(text: str) -> tuple[int, float]:
+    """Array axis and coordinate of ``S=30``; L, P and I count the other way."""
+    from napari_mrsr.volume import axis_index
+
+    letter, _, number = text.partition("=")
+    try:
+        position = float(number)
+    except ValueError:
+        position = math.nan
+    if not math.isfinite(position):
+        raise InputError(f"Slice {text!r} is not an axis and a number: write for example S=30 (mm).")
+    return axis_index(letter.strip()), -position if letter.strip().upper() in "LPI" else position

@@ -18,8 +18,9 @@ from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation import Comparison, Result, compare, headline
 from napari_mrsr.evaluation.align import Aligned, align, require_finite
 from napari_mrsr.figures.layout import FONT, FONT_SIZE, LINE, TITLE_SIZE, Sheet, headings, shorten
-from napari_mrsr.figures.slices import Array, Cut, Picture, Rect
+from napari_mrsr.figures.slices import Array, Cut
 from napari_mrsr.intensity import foreground_mask
+from napari_mrsr.planes import Picture, Rect
 from napari_mrsr.volume import AXES, Box, Volume
 
 MAX_CANDIDATES = 4

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from napari_mrsr.evaluation import Comparison, error_map, gradient_map
-from napari_mrsr.evaluation.compare import unique_names
+from napari_mrsr.evaluation.export import to_csv
+from napari_mrsr.evaluation.frame import unique_names
 from napari_mrsr.figures.comparison import comparison_figure
 from napari_mrsr.figures.save import save_figure
-from napari_mrsr.io import make_folder, require_writable, write_json, write_volume, write_whole
+from napari_mrsr.io import make_folder, require_writable, write_json, write_text, write_volume
 from napari_mrsr.volume import Volume
 
 ERROR_FILES = ("signed", "absolute", "squared")
@@ -51,17 +50,9 @@ def write_maps(reference: Volume, candidates: Sequence[Volume], folder: str | Pa
 def write_metrics(comparison: Comparison, stem: str | Path, overwrite: bool = False) -> list[Path]:
     """Write the scores as ``STEM.json`` and ``STEM.csv``; every row of the table names convention, mask and range."""
     path = Path(stem)
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["name", "psnr_db", "ssim", "nmse", "mae", "psnr_box_db", "resampled", "convention", "mask", "data_range", "region"])
-    for r in comparison.results:
-        row = [r.name, f"{r.psnr:.3f}", f"{r.ssim:.5f}", f"{r.nmse:.6f}", f"{r.mae:.4f}", f"{r.psnr_box:.3f}", r.resampled]
-        writer.writerow([*row, comparison.convention, comparison.mask, f"{comparison.data_range:.6g}", comparison.region.description])
     csv_path = require_writable(path.with_suffix(".csv"), overwrite)
     json_path = write_json(comparison.model_dump(mode="json"), path.with_suffix(".json"), overwrite)
-    with write_whole(csv_path, overwrite) as temporary:
-        temporary.write_text(table.getvalue(), encoding="utf-8")
-    return [csv_path, json_path]
+    return [write_text(to_csv(comparison), csv_path, overwrite), json_path]
 
 
 def write_report(lr: Volume, candidates: Sequence[Volume], reference: Volume, comparison: Comparison, folder: str | Path) -> list[Path]:

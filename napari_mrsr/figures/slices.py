@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,70 +12,14 @@ from scipy import ndimage
 from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation.fit import Fit, Mask, extents, is_empty
 from napari_mrsr.evaluation.maps import physical_gradient
+from napari_mrsr.planes import PLANES, Picture, Plane, Rect, edge_letters
 from napari_mrsr.volume import AXES, Box, Volume
 
 Show = Literal["radiological", "neurological"]
 Array = NDArray[Any]
 
-LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
-"""Ends of the array axes, low index first."""
 MARGIN_MM = 5.0
 ZOOM_SHARE = 0.3
-
-
-@dataclass(frozen=True)
-class Plane:
-    """A way to cut a volume.
-
-    Attributes
-    ----------
-    name : str
-        axial, coronal or sagittal.
-    slice_axis, across, up : int
-        Array axes: perpendicular, horizontal and vertical in the picture.
-    """
-
-    name: str
-    slice_axis: int
-    across: int
-    up: int
-
-
-PLANES: Mapping[str, Plane] = MappingProxyType({p.name: p for p in (Plane("axial", 2, 0, 1), Plane("coronal", 1, 0, 2), Plane("sagittal", 0, 1, 2))})
-
-
-@dataclass(frozen=True)
-class Rect:
-    """A rectangle in a picture's plane, mm from the centre of the reference's first voxel."""
-
-    left: float
-    right: float
-    bottom: float
-    top: float
-
-    @property
-    def width(self) -> float:
-        """Size across, mm."""
-        return self.right - self.left
-
-    @property
-    def height(self) -> float:
-        """Size upwards, mm."""
-        return self.top - self.bottom
-
-    def with_ratio(self, low: float, high: float) -> Rect:
-        """Enlarge about the centre until height / width lies within the two limits."""
-        width, height = max(self.width, self.height / high), max(self.height, self.width * low)
-        x, y = (self.left + self.right) / 2, (self.bottom + self.top) / 2
-        return Rect(x - width / 2, x + width / 2, y - height / 2, y + height / 2)
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A flat image: (across, up) array in scanner units and the rectangle its voxels fill."""
-
-    data: Array
-    place: Rect
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,9 +66,7 @@ class Cut:
     @property
     def edge_letters(self) -> tuple[str, str, str, str]:
         """Anatomical letters at the left, right, bottom and top of the picture."""
-        low, high = LETTERS[self.plane.across]
-        left, right = (high, low) if self.show == "radiological" else (low, high)
-        return left, right, *LETTERS[self.plane.up]
+        return edge_letters(self.plane, self.show == "radiological")
 
     @property
     def position(self) -> float:

@@ -1,6 +1,6 @@
 """Files to volumes and back, geometry and header facts kept."""
 
-from napari_mrsr.io.paths import make_folder, require_readable, require_suffix, require_writable, write_whole
+from napari_mrsr.io.paths import make_folder, require_readable, require_suffix, require_writable, write_text, write_whole
 from napari_mrsr.io.read import READABLE, read_volume
 from napari_mrsr.io.sidecar import read_sidecar, sidecar_path, write_json
 from napari_mrsr.io.write import WRITABLE, write_volume
@@ -16,6 +16,7 @@ __all__ = [
     "require_writable",
     "sidecar_path",
     "write_json",
+    "write_text",
     "write_volume",
     "write_whole",
 ]

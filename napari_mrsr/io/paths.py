@@ -128,3 +128,16 @@ def write_whole(path: str | os.PathLike[str], overwrite: bool = False, need_byte
         raise OutputError(f"{path} could not be written: {error.strerror or error}.") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_text(text: str, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """Write text whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        As :func:`write_whole`.
+    """
+    with write_whole(path, overwrite) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_mrsr.errors import InputError, OutputError
-from napari_mrsr.io.paths import require_writable, split_suffix, write_whole
+from napari_mrsr.io.paths import require_writable, split_suffix, write_text
 
 KEY = "napari_mrsr"
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img", ".hdr.gz", ".img.gz", ".mgz", ".mgh")
@@ -51,10 +51,7 @@ def write_json(content: Any, path: str | os.PathLike[str], overwrite: bool = Fal
     OutputError
         If the content has no JSON form, or the folder or disk refuses.
     """
-    text = _to_text(content, Path(path))
-    with write_whole(path, overwrite) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return Path(path)
+    return write_text(_to_text(content, Path(path)), path, overwrite)
 
 
 def _to_text(content: Any, path: Path) -> str:

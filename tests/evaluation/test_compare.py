@@ -12,6 +12,7 @@ from napari_mrsr.degradation import Degradation, degrade
 from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation import Comparison, compare, format_table, headline, metrics
 from napari_mrsr.evaluation.align import align
+from napari_mrsr.evaluation.metrics import METRICS
 from napari_mrsr.intensity import foreground_mask, intensity_range
 from napari_mrsr.volume import Volume
 
@@ -84,7 +85,7 @@ def test_volume_max_by_hand(block, block_mask):
     assert score.psnr == score.psnr_box == pytest.approx(10 * np.log10(400**2 / error))
     assert score.nmse == pytest.approx(error * 12**3 / float((block.data**2).sum()))
     assert "none" in result.mask
-    assert score.ssim == pytest.approx(metrics.ssim(block.data, candidate.data, 400), abs=1e-5)
+    assert score.ssim == pytest.approx(metrics.ssim_map(block.data, candidate.data, 400).mean(), abs=1e-5)
 
 
 def test_ssim_is_the_3d_map_averaged_in_the_mask(head, noisy):
@@ -110,8 +111,8 @@ def test_identical_images_and_json(head):
 
 def test_json_keys(head, noisy):
     content = compare(head, [noisy]).model_dump(mode="json")
-    assert list(content) == ["reference", "convention", "mask", "data_range", "ssim", "region", "results"]
-    assert list(content["results"][0]) == ["name", "psnr", "ssim", "nmse", "mae", "psnr_box", "resampled"]
+    assert list(content) == ["reference", "convention", "mask", "data_range", "ssim", "region", "notes", "results"]
+    assert list(content["results"][0]) == ["name", *METRICS, "resampled", "intervals", "dice"]
     assert content["region"] == {
         "description": "whole reference (27 x 31 x 29 voxels)",
         "lower": [0, 0, 0],
@@ -365,8 +366,6 @@ def test_region_without_tissue(make_affine):
 def test_options(head, noisy):
     with pytest.raises(InputError, match="Unknown convention 'psnr'"):
         compare(head, [noisy], convention="psnr")
-    with pytest.raises(InputError, match="volume-max scores all voxels and takes no mask"):
-        compare(head, [noisy], convention="volume-max", mask=head)
     with pytest.raises(InputError, match="brain: the mask holds no voxel of hr"):
         compare(head, [noisy], mask=head.replace(data=np.zeros(head.shape), name="brain"))
 
@@ -380,10 +379,11 @@ def test_table(head, noisy):
     assert lines[0] == headline(result)
     for part in ("mrsr-1", result.mask, f"{result.data_range:.6g}", result.region.description, result.ssim):
         assert part in lines[0]
-    assert lines[1] == "reference hr"
-    assert lines[2].split() == ["PSNR", "[dB]", "SSIM", "NMSE", "MAE", "PSNR", "box", "[dB]"]
+    assert lines[1] == "reference hr; * best"
+    assert lines[2].split() == ["PSNR", "[dB]", "SSIM", "NMSE", "MAE", "Grad.", "error", "HFEN", "PSNR", "box", "[dB]"]
     score = result.results[0]
-    assert lines[3].split() == ["sr", f"{score.psnr:.2f}", f"{score.ssim:.4f}", f"{score.nmse:.5f}", f"{score.mae:.4g}", f"{score.psnr_box:.2f}"]
-    assert lines[4].startswith("a longer name")
-    assert lines[4].split()[-1] == "inf"
+    expected = [f"{score.psnr:.2f}", f"{score.ssim:.4f}", f"{score.nmse:.5f}", f"{score.mae:.4g}"]
+    expected += [f"{score.gradient_error:.4f}", f"{score.hfen:.4f}", f"{score.psnr_box:.2f}"]
+    assert lines[3].split() == ["sr", *expected]
+    assert lines[4].split() == ["a", "longer", "name", "inf*", "1.0000*", "0.00000*", "0*", "0.0000*", "0.0000*", "inf*"]
     assert len({len(line) for line in lines[2:]}) == 1

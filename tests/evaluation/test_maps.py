@@ -5,6 +5,9 @@ import pytest
 
 from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation import error_map, gradient_map
+from napari_mrsr.evaluation.maps import DIFFERENCES, difference_slice, physical_gradient, shared_limits
+from napari_mrsr.evaluation.metrics import ssim_map
+from napari_mrsr.intensity import intensity_range
 from napari_mrsr.volume import Volume
 
 COHFT_FLOOR = np.sqrt(1e-6)
@@ -66,10 +69,81 @@ def test_error_outside_a_rotated_candidate_is_zero(make_volume, make_affine):
 
 
 def test_unknown_kinds(pair):
-    with pytest.raises(InputError, match=r"Unknown error map 'relative': use one of signed, absolute, squared\."):
+    with pytest.raises(InputError, match=r"Unknown error map 'relative': use one of signed, absolute, squared, ssim, gradient\."):
         error_map(*pair, "relative")
     with pytest.raises(InputError, match="Unknown gradient map 'sobel'"):
         gradient_map(pair[0], "sobel")
+
+
+def test_ssim_and_gradient_maps_are_those_of_the_volume(make_volume):
+    reference = make_volume((20, 22, 24), (0.8, 1.0, 2.0), angles=(3, 4, 5), name="hr")
+    candidate = reference.replace(data=np.roll(reference.data, 1, 0), name="sr")
+    span = intensity_range(reference.data)
+    ssim = error_map(reference, candidate, "ssim")
+    np.testing.assert_allclose(ssim.data, ssim_map(reference.data, candidate.data, span), atol=1e-5)
+    assert ssim.record["map"]["data_range"] == span
+    assert error_map(reference, candidate, "ssim", data_range=span / 10).data.mean() < ssim.data.mean()
+    gradient = error_map(reference, candidate, "gradient")
+    expected = gradient_map(candidate).data - gradient_map(reference).data
+    np.testing.assert_allclose(gradient.data, expected, atol=1e-3)
+    assert gradient.name == "sr gradient error"
+    assert gradient.record["map"]["unit"] == "scanner units per mm"
+
+
+@pytest.mark.parametrize("kind", list(DIFFERENCES))
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slice_is_that_of_the_volume_or_says_that_it_is_in_plane(make_volume, kind, axis):
+    reference = make_volume((20, 22, 24), (0.8, 1.0, 2.0), name="hr")
+    candidate = reference.replace(data=np.roll(reference.data, 1, 0) + 3, name="sr")
+    index, span = 9, intensity_range(reference.data)
+    flat = [np.take(v.data, index, axis) for v in (reference, candidate)]
+    spacing = tuple(v for i, v in enumerate(reference.voxel_size) if i != axis)
+    found = difference_slice(kind, *flat, spacing, span)
+    assert found.dtype == np.float32
+    whole = np.take(error_map(reference, candidate, kind, span).data, index, axis)
+    if DIFFERENCES[kind].flat == DIFFERENCES[kind].title:
+        np.testing.assert_allclose(found, whole, atol=1e-3)
+        return
+    assert DIFFERENCES[kind].flat == f"in-plane {DIFFERENCES[kind].title}"
+    assert np.abs(found - whole).max() > 1e-3
+    if kind == "ssim":
+        in_plane = np.take(ssim_map(reference.data, candidate.data, span, axis), index, axis)
+    else:
+        in_plane = physical_gradient(flat[1], spacing) - physical_gradient(flat[0], spacing)
+    np.testing.assert_allclose(found, in_plane, atol=1e-3)
+
+
+def test_equal_images_differ_nowhere(make_volume):
+    data = make_volume((24, 24, 8)).data[:, :, 3]
+    for kind in DIFFERENCES:
+        expected = 1 if kind == "ssim" else 0
+        np.testing.assert_allclose(difference_slice(kind, data, data, (1.0, 1.0), 1000.0), expected, atol=1e-4)
+
+
+def test_one_range_for_several_maps():
+    rng = np.random.default_rng(0)
+    small, large = rng.normal(0, 1, (40, 50)), rng.normal(2, 10, (60, 40, 30))
+    low, high = shared_limits([small, large], signed=True)
+    assert low == -high
+    assert np.mean(np.abs(large) > high) == pytest.approx(0.005, abs=0.002)
+    low, high = shared_limits([np.abs(small), np.abs(large)], signed=False)
+    assert low == 0
+    assert np.mean(np.abs(large) > high) == pytest.approx(0.005, abs=0.002)
+    spoiled = large.copy()
+    spoiled[0, 0, 0], spoiled[1, 1, 1] = 1e9, np.nan
+    assert shared_limits([spoiled], signed=True)[1] < 50
+
+
+def test_ranges_of_maps_without_content_are_usable():
+    for maps in ([], [np.zeros((5, 5))], [np.full((4, 4), np.nan)]):
+        for signed in (True, False):
+            low, high = shared_limits(maps, signed)
+            assert high > low
+    sparse = np.zeros((100, 100))
+    sparse[3, 4] = -7
+    assert shared_limits([sparse], signed=True) == (-7, 7)
+    low, high = shared_limits([np.full((20, 20), 0.97)], signed=False)
+    assert (low, high) == (0, pytest.approx(0.97))
 
 
 # --- gradients -----------------------------------------------------------------------------------------------------------------------
