@@ -75,6 +75,10 @@ class AxisSampling:
         covered = math.floor(coarse * scale + 1e-9)
         return cls(fine, coarse, (covered - 1) / (coarse - 1) if coarse > 1 else float(scale), 0.0)
 
+    def mirrored(self) -> AxisSampling:
+        """The same samples counted from the other end: sample ``coarse - 1 - i`` at fine index ``fine - 1 - position``."""
+        return AxisSampling(self.fine, self.coarse, self.step, self.fine - 1 - (self.start + self.step * (self.coarse - 1)))
+
     def fine_positions(self) -> NDArray[np.float64]:
         """Coarse index of every fine sample, shape (fine,)."""
         return np.asarray((np.arange(self.fine) - self.start) / self.step, np.float64)
@@ -120,6 +124,11 @@ class SamplingGrid:
             raise InputError(f"A grid needs three sizes and three scales of at least 1, got sizes {tuple(shape)} and scales {tuple(scale)}.")
         axes = tuple(place(int(n), s, alignment) for n, s in zip(shape, scale, strict=True))
         return cls(axes, (scale[0], scale[1], scale[2]), alignment)
+
+    def mirrored(self, axes: Sequence[int]) -> SamplingGrid:
+        """Grid of the volume turned round along some axes."""
+        x, y, z = (axis.mirrored() if i in axes else axis for i, axis in enumerate(self.axes))
+        return SamplingGrid((x, y, z), self.scale, self.alignment)
 
     @property
     def fine_shape(self) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import zlib
 from pathlib import Path
 
@@ -24,6 +25,8 @@ settings.load_profile("mrsr")
 
 def pytest_configure(config):
     torch.set_num_threads(1)
+    # Results are compared with each other; what the precision costs has tests of its own.
+    os.environ["NAPARI_MRSR_PRECISION"] = "float32"
 
 
 def pytest_generate_tests(metafunc):

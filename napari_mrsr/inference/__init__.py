@@ -7,13 +7,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from napari_mrsr.inference.events import Event, Progress, RunDone, RunStarted
+from napari_mrsr.inference.control import Control
+from napari_mrsr.inference.events import Event, Noticed, Progress, Rested, RunDone, RunStarted, TileDone
 from napari_mrsr.inference.options import Job, RunOptions, prepare
 
 if TYPE_CHECKING:
     from napari_mrsr.inference.engine import run, super_resolve
 
-__all__ = ["Event", "Job", "Progress", "RunDone", "RunOptions", "RunStarted", "prepare", "run", "super_resolve"]
+__all__ = [
+    "Control",
+    "Event",
+    "Job",
+    "Noticed",
+    "Progress",
+    "Rested",
+    "RunDone",
+    "RunOptions",
+    "RunStarted",
+    "TileDone",
+    "prepare",
+    "run",
+    "super_resolve",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,13 +9,39 @@ from napari_mrsr.volume import Volume
 
 @dataclass(frozen=True)
 class RunStarted:
-    """The plan in one line, the device, the number of tiles, what the user should know first, the model that really runs."""
+    """The plan in one line, the device, the number of tiles, what the user should know first, the model that really runs.
+
+    `live` is the result as it grows: its array is filled in while the run goes on (linear interpolation until a tile is done).
+    """
 
     plan: str
     device: str
     tiles: int
     warnings: tuple[str, ...] = ()
     model: str = ""
+    live: Volume | None = None
+
+
+@dataclass(frozen=True)
+class TileDone:
+    """A block of the result (voxels of `live`: start and stop along R, A, S) has got new values; a preview is replaced later."""
+
+    block: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    preview: bool = False
+
+
+@dataclass(frozen=True)
+class Noticed:
+    """Something the run had to change to go on, in a sentence."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Rested:
+    """The run has paused, and the device is free; or it has gone on."""
+
+    resting: bool
 
 
 @dataclass(frozen=True)
@@ -37,4 +63,4 @@ class RunDone:
     maps: tuple[Volume, ...] = ()
 
 
-Event = RunStarted | Progress | RunDone
+Event = RunStarted | TileDone | Progress | Noticed | Rested | RunDone

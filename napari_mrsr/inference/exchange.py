@@ -39,14 +39,12 @@ def put_volume(volume: Volume, folder: Path) -> dict[str, Any]:
     except OSError:
         path.unlink(missing_ok=True)
         raise
-    return {
-        "path": str(path),
-        "dtype": data.dtype.str,
-        "shape": list(data.shape),
-        "affine": volume.affine.tolist(),
-        "name": volume.name,
-        "record": dict(volume.record),
-    }
+    return _description(volume, path)
+
+
+def describe_mapped(volume: Volume) -> dict[str, Any]:
+    """Description of a volume whose array is a mapped file already; nothing is copied, and its owner may go on filling it."""
+    return _description(volume, Path(str(getattr(volume.data, "filename", ""))))
 
 
 def take_volume(description: dict[str, Any]) -> Volume:
@@ -58,3 +56,14 @@ def take_volume(description: dict[str, Any]) -> Volume:
     except OSError:  # Windows keeps mapped files
         data = np.array(shared)
     return Volume(data, np.array(description["affine"]), name=description["name"], record=description["record"])
+
+
+def _description(volume: Volume, path: Path) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "dtype": volume.data.dtype.str,
+        "shape": list(volume.data.shape),
+        "affine": volume.affine.tolist(),
+        "name": volume.name,
+        "record": dict(volume.record),
+    }

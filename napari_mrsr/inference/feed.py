@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from napari_mrsr.inference.ensemble import mirrored_job
 from napari_mrsr.inference.options import Job
+from napari_mrsr.inference.process import free_memory
 from napari_mrsr.inference.tiles import Tile
 from napari_mrsr.intensity import intensity_range
 from napari_mrsr.networks import MapInfo, create, get_architecture
@@ -37,7 +41,8 @@ class Feed:
     """
 
     def __init__(self, network: nn.Module, volume: Volume, job: Job, device: torch.device, reference: NDArray[np.float32] | None = None) -> None:
-        self.network, self.job, self.device = network, job, device
+        self.network, self.job, self.device, self._home = network, job, device, device
+        self.precision = "float32"
         self.architecture = get_architecture(job.card.architecture)
         self._input: NDArray[Any] = volume.data
         if self.architecture.pre_interpolated:
@@ -46,6 +51,32 @@ class Feed:
         if reference is not None:
             self._reference_low = job.protocol.operator(job.grid).image(reference)
             self._reference_range = intensity_range(reference)
+
+    def mirrored(self, axes: tuple[int, ...]) -> Feed:
+        """The same for the volume (and reference) turned round along some axes: the network sees mirror images, the lattices stay in place."""
+        other = copy(self)
+        other.job = mirrored_job(self.job, axes)
+        other._input = np.flip(self._input, axes)
+        if self._reference is not None and self._reference_low is not None:
+            other._reference, other._reference_low = np.flip(self._reference, axes), np.flip(self._reference_low, axes)
+        return other
+
+    def move(self, device: torch.device) -> None:
+        """Go on on another device, in float32: what was tried holds for the old one."""
+        self.network.to(device)
+        self.precision = "float32"
+        self.device = self._home = device
+
+    def leave_device(self) -> None:
+        """Take the network out of the device's memory for a while."""
+        self._home = self.device
+        if self.device.type != "cpu":
+            self.network.to("cpu")
+            free_memory(self.device)
+
+    def return_to_device(self) -> None:
+        """Come back after :meth:`leave_device`."""
+        self.network.to(self._home)
 
     def run(self, tile: Tile, recorder: Recorder | None = None) -> dict[str, NDArray[np.float32]]:
         """Super-resolve a tile.
@@ -63,11 +94,8 @@ class Feed:
         """
         lr, reference, level, scaling = self._inputs(tile)
         with torch.inference_mode():
-            if recorder is None:
-                y = self.network(lr, reference=reference, noise_level=level)
-            else:
-                with recorder:
-                    y = self.network(lr, reference=reference, noise_level=level)
+            with recorder or nullcontext(), self._computing():
+                y = self.network(lr, reference=reference, noise_level=level).float()
             pieces = {"": self.to_fine(scaling.output(y[:, :1]), tile)}
             infos = {info.name: info for info in self.architecture.maps(self.network)} if recorder else {}
             for name, kept in recorder.found.items() if recorder else ():
@@ -77,8 +105,12 @@ class Feed:
     def look(self, tile: Tile, recorder: Recorder) -> None:
         """Run the network on a tile only for what `recorder` asks."""
         lr, reference, level, _ = self._inputs(tile)
-        with torch.inference_mode(), recorder:
+        with torch.inference_mode(), recorder, self._computing():
             self.network(lr, reference=reference, noise_level=level)
+
+    def _computing(self) -> AbstractContextManager[Any]:
+        """Context of the network's precision."""
+        return nullcontext() if self.precision == "float32" else torch.autocast(self.device.type, getattr(torch, self.precision))
 
     def covers(self, tile: Tile) -> Block:
         """Fine voxels that a tile's pieces cover."""

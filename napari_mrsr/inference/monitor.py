@@ -9,23 +9,32 @@ from typing import Any
 from torch import nn
 
 from napari_mrsr.errors import Cancelled
+from napari_mrsr.inference.control import Control
 
 CALIBRATION_EDGES = (16, 40)
+REST = 0.2
+"""Seconds between looks at whether the owner is still there while a run rests."""
+
+
+class Interrupted(Exception):
+    """A pass was left because the run is to rest."""
 
 
 class Monitor:
-    """How far a forward pass is, and whether it should stop; used as a context around the run.
+    """How far a forward pass is, and whether it should stop or rest; used as a context around the run.
 
     Parameters
     ----------
     network : Module
-    cancelled : callable
+    control : Control
         Asked after every layer.
+    rests_inside : bool
+        Whether a run that is to rest waits within the pass, which keeps its memory; else the pass is left, to be done again.
     """
 
-    def __init__(self, network: nn.Module, cancelled: Callable[[], bool]) -> None:
+    def __init__(self, network: nn.Module, control: Control, rests_inside: bool = True) -> None:
         leaves = [m for m in network.modules() if not any(True for _ in m.children())]
-        self._cancelled, self._abandoned, self._seen = cancelled, False, 0
+        self._control, self._rests_inside, self._abandoned, self._seen = control, rests_inside, False, 0
         self._clock: list[float] = []
         self._shares = [(i + 1) / len(leaves) for i in range(len(leaves))]
         self._handles = [m.register_forward_hook(self._passed) for m in leaves]
@@ -35,8 +44,8 @@ class Monitor:
         """Share of the pass under way that is done."""
         return self._shares[min(self._seen, len(self._shares)) - 1] if self._seen else 0.0
 
-    def calibrate(self, forward: Callable[[int], Any]) -> None:
-        """Learn what share of the time each layer takes from passes over small cubes (the first one only warms up)."""
+    def calibrate(self, forward: Callable[[int], Any]) -> float:
+        """Learn what share of the time each layer takes from passes over small cubes (the first one only warms up); gives seconds per voxel."""
         for edge in CALIBRATION_EDGES:
             self.restart()
             started = time.perf_counter()
@@ -45,6 +54,7 @@ class Monitor:
         total = time.perf_counter() - started
         if self._clock:
             self._shares = [*((t - started) / total for t in self._clock[:-1]), 1.0]
+        return total / edge**3
 
     def restart(self) -> None:
         """A new pass begins."""
@@ -53,14 +63,22 @@ class Monitor:
         self.check()
 
     def check(self) -> None:
-        """Stop if that is wanted.
+        """Stop, or give the device free, if that is wanted.
 
         Raises
         ------
         Cancelled
+            If the run is to stop.
+        Interrupted
+            If it is to rest: what is under way is done again later.
         """
-        if self._abandoned or self._cancelled():
+        if self._abandoned:
             raise Cancelled("The run was stopped; nothing was kept.")
+        while self._control.paused and self._rests_inside and not self._abandoned:
+            self._control.wait(REST)
+        self._control.check()
+        if self._control.paused:
+            raise Interrupted
 
     def __enter__(self) -> Monitor:
         return self

@@ -105,6 +105,9 @@ def set_up(
     job = prepare(volume, options, like, reference)
     device = pick_device(options.device)
     network = _network(job).to(device)
+    architecture = get_architecture(job.card.architecture)
+    if architecture.channels_last:
+        network.to(memory_format=torch.channels_last if architecture.dimension == 2 else torch.channels_last_3d)  # type: ignore[call-overload]
     notes, record, fine = list(job.warnings), {}, None
     if reference is not None and job.card.reference != "none":
         from napari_mrsr.inference.reference import moved, register_rigid, resample_reference  # SimpleITK is slow to import

@@ -71,6 +71,62 @@ def make_tiles(region: Sequence[slice], shape: Sequence[int], edge: Sequence[int
     return [Tile((a[0], b[0], c[0]), (a[1], b[1], c[1])) for a, b, c in itertools.product(*per_axis)]
 
 
+def halves(tile: Tile, shape: Sequence[int], halo: int, multiple: int, smallest: int) -> list[Tile]:
+    """The same work in two smaller tiles; none where a tile cannot be cut any more.
+
+    Parameters
+    ----------
+    tile : Tile
+    shape : sequence of int
+        Whole lattice.
+    halo, multiple : int
+        As of :func:`make_tiles`.
+    smallest : int
+        Shortest core edge that is still cut, in voxels; stacks are cut down to one plane.
+    """
+    axis = max(range(3), key=lambda a: tile.core[a].stop - tile.core[a].start) if tile.stack is None else tile.stack
+    size = tile.core[axis].stop - tile.core[axis].start
+    if size < 2 or (tile.stack is None and size <= smallest):
+        return []
+    if tile.stack is not None:
+        return make_planes(tile.core[axis], shape, axis, -(-size // 2))
+    edges = [s.stop - s.start for s in tile.core]
+    edges[axis] = -(-size // 2)
+    return make_tiles(tile.core, shape, edges, halo, multiple)
+
+
+def slabs(region: Sequence[slice], axis: int, at: float, halo: int, multiple: int) -> list[tuple[slice, slice, slice]]:
+    """Cut a region across an axis so that the slab that holds a position is at most a quarter of the work, margins included.
+
+    Parameters
+    ----------
+    region : sequence of slice
+    axis : int
+    at : float
+        Position along the axis, in voxels.
+    halo, multiple : int
+        As of :func:`make_tiles`.
+
+    Returns
+    -------
+    list of blocks
+        The slab first; the region alone where margins leave no room for one.
+    """
+    start, stop = region[axis].start, region[axis].stop
+    thickness = ((stop - start) // 4 - 2 * halo) // multiple * multiple
+    if thickness < 2:
+        return [(region[0], region[1], region[2])]
+    low = int(at - thickness / 2) // multiple * multiple
+    low = min(max(low, start), stop - thickness)
+    parts = [slice(low, low + thickness), slice(start, low), slice(low + thickness, stop)]
+    blocks = []
+    for part in parts:
+        if part.stop > part.start:
+            x, y, z = (part if a == axis else r for a, r in enumerate(region))
+            blocks.append((x, y, z))
+    return blocks
+
+
 def make_planes(part: slice, shape: Sequence[int], stack: int, count: int) -> list[Tile]:
     """Cover `part` of the planes along axis `stack` with groups of whole planes.
 

@@ -82,6 +82,8 @@ class Architecture:
         LR voxels of the windows that replace its global statistics on volumes larger than a training patch (``set_windows``).
     pre_interpolated : bool
         Whether the input is first brought to the fine grid.
+    channels_last : bool
+        Whether convolutions are faster with channels last in memory (measured, ``tests/benchmarks/engine.py``).
     maps : callable
         ``maps(module)``: internal maps it can show, a tuple of :class:`MapInfo`.
     """
@@ -102,4 +104,5 @@ class Architecture:
     global_statistics: bool = False
     window: int | None = None
     pre_interpolated: bool = False
+    channels_last: bool = False
     maps: Callable[[Any], tuple[MapInfo, ...]] = lambda _module: ()

@@ -291,6 +291,7 @@ ARCHITECTURES = MappingProxyType(
             bytes_per_voxel=CFTN.bytes_per_voxel,
             global_statistics=True,
             window=WINDOW,
+            channels_last=True,
             maps=maps,
         )
     }

@@ -374,6 +374,7 @@ ARCHITECTURES = MappingProxyType(
             halo=lambda _module: None,
             bytes_per_voxel=CohfT.bytes_per_voxel,
             global_statistics=True,
+            channels_last=True,
             maps=CohfT.maps,
         )
     }

@@ -362,6 +362,7 @@ ARCHITECTURES = MappingProxyType(
             bytes_per_voxel=DCAMSR.bytes_per_voxel,
             scaling=by_slice,
             global_statistics=True,
+            channels_last=True,
             maps=DCAMSR.maps,
         )
     }

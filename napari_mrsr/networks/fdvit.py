@@ -322,6 +322,7 @@ ARCHITECTURES = MappingProxyType(
             tiling="planes",
             halo=lambda module: module.generator.reach(),
             bytes_per_voxel=FDViT.bytes_per_voxel,
+            channels_last=True,
             maps=FDViT.maps,
         )
     }

@@ -120,12 +120,21 @@ def make_card(done: TrainingDone) -> Card:
     )
 
 
+NEGLIGIBLE = 5e-3
+"""Deviation, as a fraction of the range, that tiles may leave at worst, with other noise beyond the margin; a head's is a tenth of that."""
+
+
 def _halo(architecture: Architecture, network: torch.nn.Module) -> dict[str, Any]:
-    """Tile margin and what it leaves, for networks that are cut into tiles."""
-    halo = architecture.halo(network)
-    if architecture.tiling != "halo" or halo is None:
+    """Smallest tile margin that is good enough, what it leaves, and the full one, for networks that are cut into tiles."""
+    full = architecture.halo(network)
+    if architecture.tiling != "halo" or full is None:
         return {}
-    return {"halo": halo, "halo_error": halo_error(network, architecture.window, halo, architecture.size_multiple)}
+    step = architecture.size_multiple
+    for halo in range(step, full + step, step):
+        error = halo_error(network, architecture.window, min(halo, full), step)
+        if error <= NEGLIGIBLE or halo >= full:
+            break
+    return {"halo": min(halo, full), "halo_error": error, "full_halo": full}
 
 
 @torch.inference_mode()

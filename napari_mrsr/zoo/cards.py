@@ -76,6 +76,8 @@ class Card(_Part):
         Whether it is told the noise level, and whether it takes a second contrast.
     halo, halo_error : int, float
         Tile margin in LR voxels, and the largest deviation from the untiled result it was measured to leave, as a fraction of the range.
+    full_halo : int or None
+        Margin that leaves none; None where `halo` is that already.
     """
 
     schema_version: int = 1
@@ -93,6 +95,7 @@ class Card(_Part):
     window: int | None = None
     halo: int | None = None
     halo_error: float | None = None
+    full_halo: int | None = None
     uses_noise: bool = False
     reference: Literal["none", "optional", "needed"] = "none"
     domain: Domain = Domain()

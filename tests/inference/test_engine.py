@@ -3,92 +3,25 @@ from __future__ import annotations
 import json
 import logging
 import math
-import sys
 import time
 from functools import cache
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
+from toy_network import FLOAT32, LAYERS, Convolutions, Layer, textured
 
 import napari_mrsr
 from napari_mrsr.degradation import Degradation, degrade
 from napari_mrsr.errors import Cancelled, InputError, RunError
 from napari_mrsr.grid import lattice_offset
-from napari_mrsr.inference import Progress, RunDone, RunOptions, RunStarted, engine, plan, run, super_resolve
+from napari_mrsr.inference import Control, Noticed, Progress, RunDone, RunOptions, RunStarted, TileDone, loop, plan, run, super_resolve
 from napari_mrsr.intensity import intensity_range
-from napari_mrsr.networks import Architecture, create, register
-from napari_mrsr.networks import registry as registry_module
-from napari_mrsr.networks.blocks.resample import voxel_shuffle
+from napari_mrsr.networks import create
 from napari_mrsr.volume import Volume
-from napari_mrsr.zoo import WEIGHTS, Card, get_card, list_models, save_weights, sha256_of
+from napari_mrsr.zoo import WEIGHTS, get_card, list_models
 
 CLASSIC = ("nearest", "cubic", "lanczos", "zero-fill", "back-projection")
-LAYERS = 3
-FLOAT32 = 3e-6
-
-
-class Layer(nn.Module):
-    """One convolution; a class of its own so that tests can count, slow down or break it."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv3d(inputs, outputs, 3, padding=1)
-
-    def forward(self, x):
-        return torch.tanh(self.conv(x))
-
-
-class Convolutions(nn.Module):
-    """Every output voxel depends on LAYERS LR voxels on each side, and, where `cell` is given, on cells anchored to its multiples."""
-
-    def __init__(self, scale: int = 2, cell: int = 0, layers: int = LAYERS) -> None:
-        super().__init__()
-        self.scale, self.cell = scale, cell
-        self.body = nn.Sequential(Layer(1, 4), *(Layer(4, 4) for _ in range(layers - 2)), nn.Conv3d(4, scale**3, 3, padding=1))
-
-    def forward(self, lr, reference=None, noise_level=None):
-        x = lr
-        if self.cell:
-            means = F.avg_pool3d(x, self.cell, ceil_mode=True, count_include_pad=False)
-            x = x + F.interpolate(means, scale_factor=self.cell)[:, :, : x.shape[2], : x.shape[3], : x.shape[4]]
-        return voxel_shuffle(self.body(x), self.scale)
-
-
-@pytest.fixture
-def add_model(monkeypatch, tmp_path):
-    """Write weights and card of a network into a private model folder."""
-    module = ModuleType("toy_networks")
-    module.ARCHITECTURES = {
-        "toy": Architecture("toy", "Toy", "", Convolutions, halo=lambda _: LAYERS, bytes_per_voxel=lambda _: 1000),
-        "anchored": Architecture("anchored", "Anchored", "", Convolutions, size_multiple=4, halo=lambda _: LAYERS + 3),
-    }
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(registry_module, "_MODULES", dict(registry_module._MODULES))
-    for name in module.ARCHITECTURES:
-        register(name, module.__name__)
-    monkeypatch.setattr("napari_mrsr.zoo.models.user_weights_folder", lambda: tmp_path)
-
-    def add(name="toy-x2", architecture="toy", scale=2, options=None, **changes):
-        torch.manual_seed(scale)
-        network = create(architecture, scale, **(options or {}))
-        path = save_weights(network.state_dict(), tmp_path / f"{name}.safetensors", {}, overwrite=True)
-        card = Card(
-            name=name, title=name, architecture=architecture, scale=scale, protocol="gaussian", options=options or {}, weights=path.name,
-            sha256=sha256_of(path), **changes,
-        )  # fmt: skip
-        (tmp_path / f"{name}.json").write_text(card.model_dump_json())
-        return name
-
-    return add
-
-
-@pytest.fixture
-def toy(add_model):
-    return add_model()
 
 
 @pytest.fixture
@@ -114,10 +47,6 @@ def small_cftn_error():
 def deviation(a, b, gain):
     """Largest difference as a fraction of the range."""
     return float(np.abs(a - b).max()) / gain
-
-
-def textured(make_volume, shape, voxel=(2, 2, 2), angles=(0, 0, 0), **changes):
-    return make_volume(shape, voxel, angles, sigma=0.7, **changes)
 
 
 def edges(volume):
@@ -369,13 +298,14 @@ def test_record_names_the_slice_axis_and_the_noise(make_volume):
 
 
 def test_events_come_in_order_and_progress_grows_to_one(make_volume, toy, monkeypatch):
-    monkeypatch.setattr(engine, "REPORT_EVERY", 0.005)
+    monkeypatch.setattr(loop, "REPORT_EVERY", 0.005)
     calm = Layer.forward
     monkeypatch.setattr(Layer, "forward", lambda self, x: (time.sleep(0.02), calm(self, x))[1])
     events = list(run(textured(make_volume, (14, 12, 9)), RunOptions.create(model=toy, tile=8)))
-    assert [type(e) for e in events] == [RunStarted, *[Progress] * (len(events) - 2), RunDone]
+    assert (type(events[0]), type(events[-1])) == (RunStarted, RunDone)
+    assert {type(e) for e in events[1:-1]} == {Progress, TileDone}
     assert (events[0].device, events[0].tiles) == ("cpu", 8)
-    steps = events[1:-1]
+    steps = [e for e in events if isinstance(e, Progress)]
     fractions = [e.fraction for e in steps]
     assert fractions == sorted(fractions)
     assert fractions[0] >= 0
@@ -395,13 +325,15 @@ def test_events_come_in_order_and_progress_grows_to_one(make_volume, toy, monkey
 # --- stopping -------------------------------------------------------------------------------------------------------------------------
 
 
-class Token:
-    """Answers True from one question on."""
+class Token(Control):
+    """Says stop from one question on."""
 
     def __init__(self, after=math.inf):
+        super().__init__()
         self.after, self.asked = after, 0
 
-    def __call__(self):
+    @property
+    def cancelled(self):
         self.asked += 1
         return self.asked > self.after
 
@@ -410,14 +342,14 @@ class Token:
 def test_cancel_stops_at_the_very_question(make_volume, toy, share):
     volume, options = textured(make_volume, (20, 18, 9)), RunOptions.create(model=toy, tile=8)
     calm = Token()
-    *_, last = run(volume, options, cancelled=calm)
+    *_, last = run(volume, options, control=calm)
     assert isinstance(last, RunDone)
     tiles = last.volume.record["run"]["plan"].split()[0]
     assert calm.asked > 3 * int(tiles)  # inside tiles too
     token = Token(int(share * calm.asked))
     events = []
     with pytest.raises(Cancelled):
-        events.extend(run(volume, options, cancelled=token))
+        events.extend(run(volume, options, control=token))
     assert token.asked == token.after + 1
     assert not any(isinstance(e, RunDone) for e in events)
 
@@ -425,12 +357,12 @@ def test_cancel_stops_at_the_very_question(make_volume, toy, share):
 @pytest.mark.parametrize("model", CLASSIC)
 def test_classic_methods_can_be_stopped(make_volume, model):
     with pytest.raises(Cancelled):
-        list(run(textured(make_volume, (9, 9, 9)), RunOptions.create(model=model), cancelled=Token(1)))
+        list(run(textured(make_volume, (9, 9, 9)), RunOptions.create(model=model), control=Token(1)))
 
 
 def test_closing_the_generator_stops_inside_the_tile(make_volume, add_model, monkeypatch):
     """What Ctrl-C does: nobody asks for the rest of the tile, so nobody should wait for it."""
-    monkeypatch.setattr(engine, "REPORT_EVERY", 0.005)
+    monkeypatch.setattr(loop, "REPORT_EVERY", 0.005)
     calm, passed = Layer.forward, []
 
     def slow(self, x):
@@ -480,22 +412,40 @@ def test_failures_become_one_sentence(make_volume, toy, monkeypatch, error, frag
     assert np.isfinite(super_resolve(volume, toy).data).all()
 
 
-def test_memory_that_ends_at_a_later_tile_loses_nothing_else(make_volume, toy, monkeypatch):
-    volume = textured(make_volume, (20, 9, 9))
-    expected = super_resolve(volume, toy, tile=8).data
-    good, calls = Convolutions.forward, []
+def test_memory_that_ends_at_any_tile_costs_only_smaller_tiles(make_volume, toy, monkeypatch):
+    volume = textured(make_volume, (40, 20, 20))
+    expected, gain = super_resolve(volume, toy).data, intensity_range(volume.data)
+    good = Convolutions.forward
+    for full in (1, 2, 3):
+        calls = []
 
-    def later(self, lr, reference=None, noise_level=None):
-        calls.append(lr.shape)
-        if len(calls) == 3:
-            raise torch.OutOfMemoryError("full")
-        return good(self, lr)
+        def short(self, lr, reference=None, noise_level=None, full=full, calls=calls):
+            calls.append(lr[0, 0].numel())
+            if len(calls) == full:
+                raise torch.OutOfMemoryError("full")
+            return good(self, lr)
 
-    with monkeypatch.context() as broken:
-        broken.setattr(Convolutions, "forward", later)
-        with pytest.raises(RunError, match="choose a smaller tile"):
-            super_resolve(volume, toy, tile=8)
-    np.testing.assert_array_equal(super_resolve(volume, toy, tile=8).data, expected)
+        with monkeypatch.context() as broken:
+            broken.setattr(Convolutions, "forward", short)
+            events = list(run(volume, RunOptions.create(model=toy, tile=20)))
+        noticed = [e.message for e in events if isinstance(e, Noticed)]
+        if full == 3:
+            assert noticed == []
+            continue
+        assert noticed == ["cpu ran out of memory; going on with tiles of 10x20x20 voxels."]
+        assert max(calls[full:]) < calls[full - 1]  # what failed is not tried again at the same size
+        steps = [e for e in events if isinstance(e, Progress)]
+        assert steps[-1].fraction == pytest.approx(1)
+        np.testing.assert_allclose(events[-1].volume.data, expected, atol=FLOAT32 * gain)
+
+
+def test_a_device_without_memory_for_the_smallest_tile_is_told(make_volume, toy, monkeypatch):
+    def full(self, lr, reference=None, noise_level=None):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(Convolutions, "forward", full)
+    with pytest.raises(RunError, match=r"cpu ran out of memory with .*choose a smaller region"):
+        super_resolve(textured(make_volume, (40, 20, 20)), toy)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

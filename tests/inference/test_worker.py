@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,9 +138,10 @@ def test_a_run_equals_the_same_run_in_this_process(owner, make_volume, local_mod
     volume = make_volume((11, 12, 13), (2, 2, 2), (10, 5, -15), name="scan").with_record(note={"kept": True})
     number = owner.run(volume, model=model, noise=2.0, device="cpu", tile=8)
     events = owner.until("done", "failed")
-    assert [e["event"] for e in events] == ["started", *["progress"] * (len(events) - 2), "done"]
+    assert (events[0]["event"], events[-1]["event"]) == ("started", "done")
+    assert {e["event"] for e in events[1:-1]} == {"tile", "progress"}
     assert {e["id"] for e in events} == {number}
-    fractions = [e["fraction"] for e in events[1:-1]]
+    fractions = [e["fraction"] for e in events if e["event"] == "progress"]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
     result = take_volume(events[-1]["volume"])
@@ -189,27 +191,43 @@ def test_a_volume_that_is_not_there_is_told(owner, make_volume):
         assert (answer["event"], answer["id"]) == ("failed", owner.number)
 
 
-def test_a_result_that_does_not_fit_into_shared_memory_is_told(make_volume, monkeypatch):
-    """Containers give /dev/shm 64 MB, less than the result of one head at 0.8 mm."""
-    folder, answers = exchange_folder(), StringIO()
-    volume = put_volume(make_volume((8, 8, 8)), folder)
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(worker, "put_volume", full)
-    commands = queue.Queue()
+def served(folder, volume, monkeypatch):
+    """Events of one run in a worker within this process."""
+    answers, commands = StringIO(), queue.Queue()
     monkeypatch.setattr(worker.Worker, "_listen", lambda *_: None)
     serving = worker.Worker(answers)
     monkeypatch.setattr(serving, "_commands", commands)
     commands.put({"command": "run", "id": 1, "folder": str(folder), "options": {"model": "cubic"}, "volume": volume})
     commands.put(None)
     serving.serve(StringIO())
+    return [json.loads(line) for line in answers.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_result_that_does_not_fit_into_shared_memory_goes_to_the_disk_or_is_told(make_volume, monkeypatch, tmp_path, everywhere):
+    """Containers give /dev/shm 64 MB, less than the result of one head at 0.8 mm."""
+    folder = exchange_folder()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    volume = put_volume(make_volume((8, 8, 8)), folder)
+    good, full = os.posix_fallocate, iter([True] if not everywhere else [True, True])
+
+    def fallocate(*arguments):
+        if next(full, False):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return good(*arguments)
+
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
+    last = served(folder, volume, monkeypatch)[-1]
     folder.rmdir()
-    last = json.loads(answers.getvalue().splitlines()[-1])
-    assert last["event"] == "failed"
-    assert "space" in last["message"] or "memory" in last["message"]
-    assert "Unexpected" not in last["message"]
+    if everywhere:
+        assert (last["event"], list(tmp_path.iterdir())) == ("failed", [])
+        assert last["message"].startswith("The result needs")
+        assert "No space left on device" in last["message"]
+    else:
+        assert last["event"] == "done"
+        assert Path(last["volume"]["path"]).parent == tmp_path
+        assert take_volume(last["volume"]).data.any()
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_cancel_answers_cancelled_and_the_next_run_works(owner, make_volume):

@@ -1,0 +1,240 @@
+"""A run that somebody watches: what is on the screen comes first, grows in place, rests and stops on request."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from toy_network import FLOAT32, LAYERS, Convolutions, Layer, textured
+
+from napari_mrsr.errors import Cancelled
+from napari_mrsr.inference import Control, Progress, Rested, RunDone, RunOptions, RunStarted, TileDone, loop, run, super_resolve
+from napari_mrsr.inference.order import TileQueue, distance
+from napari_mrsr.inference.store import Store
+from napari_mrsr.inference.tiles import halves, make_planes, make_tiles, slabs
+from napari_mrsr.intensity import intensity_range
+
+
+def world(volume, voxel):
+    return tuple(volume.affine[:3, :3] @ np.asarray(voxel, float) + volume.affine[:3, 3])
+
+
+def watched(volume, model, at, axis=2, control=None, **options):
+    control = control or Control()
+    control.look(at, axis)
+    return list(run(volume, RunOptions.create(model=model, **options), control=control))
+
+
+# --- geometry -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_nearest_tile_comes_first_and_the_list_rules_without_a_focus():
+    tiles = make_tiles([slice(0, 40)] * 3, (40, 40, 40), (10, 10, 10), 0, 1)
+    assert TileQueue(tiles).pop() is tiles[0]
+    at = [33.0, 5.0, 22.0]
+    queue = TileQueue(tiles, lambda: at)
+    first = queue.pop()
+    assert [s.start for s in first.core] == [30, 0, 20]
+    at[:] = 0.0, 0.0, 0.0
+    assert queue.pop() is tiles[0]
+    seen = [distance(queue.pop(), at) for _ in range(len(queue))]
+    assert seen == sorted(seen)
+
+
+def test_planes_are_ordered_across_themselves():
+    groups = make_planes(slice(0, 20), (30, 30, 20), 2, 4)
+    assert TileQueue(groups, lambda: (0.0, 0.0, 13.0)).pop().core[2] == slice(12, 16)
+
+
+@pytest.mark.parametrize(("axis", "at"), [(0, 3.0), (1, 40.0), (2, 79.4)])
+def test_slabs_partition_the_region_and_the_first_holds_the_position(axis, at):
+    region = [slice(8, 80), slice(0, 88), slice(4, 80)]
+    blocks = slabs(region, axis, at, 4, 4)
+    count = np.zeros((100, 100, 100), int)
+    for block in blocks:
+        count[block] += 1
+    assert (count[tuple(region)] == 1).all()
+    assert count.sum() == np.prod([r.stop - r.start for r in region])
+    first = blocks[0][axis]
+    inside = min(max(at, region[axis].start), region[axis].stop - 1)
+    assert first.start - 4 <= inside < first.stop + 4
+    assert first.stop - first.start + 8 <= (region[axis].stop - region[axis].start) // 4 + 1
+
+
+def test_no_slab_where_margins_would_eat_it():
+    region = [slice(0, 30)] * 3
+    assert slabs(region, 2, 15, 4, 1) == [tuple(region)]
+
+
+@pytest.mark.parametrize("stack", [None, 1])
+def test_halves_do_the_same_work(stack):
+    shape = (30, 25, 20)
+    tile = (make_tiles([slice(0, n) for n in shape], shape, shape, 3, 4) if stack is None else make_planes(slice(0, 25), shape, stack, 25))[0]
+    count = np.zeros(shape, int)
+    parts = halves(tile, shape, 3, 4, 8)
+    for part in parts:
+        count[part.core] += 1
+        assert part.voxels < tile.voxels
+        assert part.stack == stack
+    assert len(parts) == 2
+    assert (count == 1).all()
+    assert halves(make_planes(slice(3, 4), shape, 1, 1)[0], shape, 0, 1, 8) == []
+    assert halves(make_tiles([slice(0, 8)] * 3, shape, (8, 8, 8), 3, 4)[0], shape, 3, 4, 8) == []
+
+
+# --- what is looked at first -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_slice_on_the_screen_is_previewed_then_exact_within_a_quarter(make_volume, toy):
+    volume = textured(make_volume, (24, 24, 96))
+    at, gain = world(volume, (12, 12, 70)), intensity_range(volume.data)
+    control = Control()
+    control.look(at)
+    seen, live = [], None
+    for event in run(volume, RunOptions.create(model=toy), control=control):
+        if isinstance(event, RunStarted):
+            live = event.live
+            started = np.array(live.data)
+        if isinstance(event, TileDone):
+            seen.append((event, np.array(live.data[..., 140:142])))
+        if isinstance(event, Progress) and event.tile == 1 and len(seen) == 2:
+            share = event.fraction
+    result = event.volume
+    assert isinstance(event, RunDone)
+    preview, exact = seen[0], seen[1]
+    assert preview[0].preview
+    assert not exact[0].preview
+    assert preview[0].block == ((0, 48), (0, 48), (140, 142))
+    np.testing.assert_allclose(exact[1], result.data[..., 140:142], atol=1e-6 * gain)
+    assert 0 < np.abs(preview[1] - result.data[..., 140:142]).max() < 0.2 * gain
+    assert share <= 0.3
+    assert np.abs(started[..., 140:142] - result.data[..., 140:142]).max() > 0
+    assert started.std() > 0.2 * volume.data.std()  # linear interpolation, not an empty image
+    np.testing.assert_allclose(result.data, super_resolve(volume, toy).data, atol=FLOAT32 * gain)
+    assert live.data is result.data
+
+
+def test_moving_to_another_slice_changes_what_comes_next(make_volume, toy):
+    volume, control = textured(make_volume, (16, 16, 64)), Control()
+    control.look(world(volume, (8, 8, 5)))
+    blocks = []
+    for event in run(volume, RunOptions.create(model=toy, tile=16), control=control):
+        if isinstance(event, TileDone) and not event.preview:
+            blocks.append(event.block[2])
+            control.look(world(volume, (8, 8, 60)))
+    assert blocks == [(0, 32), (96, 128), (64, 96), (32, 64)]
+
+
+def test_a_run_nobody_watches_has_no_previews_and_one_tile(make_volume, toy):
+    events = list(run(textured(make_volume, (24, 24, 96)), RunOptions.create(model=toy)))
+    assert [e.preview for e in events if isinstance(e, TileDone)] == [False]
+
+
+# --- rest and stop --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Layers that take their time, and how many have run."""
+    monkeypatch.setattr(loop, "REPORT_EVERY", 0.005)
+    calm, passed = Layer.forward, []
+
+    def forward(self, x):
+        time.sleep(0.02)
+        passed.append(self)
+        return calm(self, x)
+
+    monkeypatch.setattr(Layer, "forward", forward)
+    return passed
+
+
+def test_pause_rests_inside_a_tile_and_the_result_is_the_same(make_volume, toy, slow):
+    volume, control = textured(make_volume, (14, 12, 9)), Control()
+    expected = super_resolve(volume, toy, tile=8).data
+    slow.clear()
+    states, counts = [], []
+    for event in run(volume, RunOptions.create(model=toy, tile=8), control=control):
+        if isinstance(event, Progress) and event.tile == 3 and not states:
+            control.pause()
+            threading.Timer(0.3, lambda: (counts.append(len(slow)), control.resume())).start()
+        if isinstance(event, Rested):
+            states.append(event.resting)
+            counts.append(len(slow))
+    assert states == [True, False]
+    assert counts[1] - counts[0] <= 1  # what was under way when it was asked
+    assert len(slow) == 8 * (LAYERS - 1)  # nothing is done twice on a CPU
+    np.testing.assert_array_equal(event.volume.data, expected)
+
+
+def test_a_resting_run_can_be_stopped(make_volume, toy, slow):
+    control, events = Control(), []
+
+    def follow():
+        for event in run(textured(make_volume, (14, 12, 9)), RunOptions.create(model=toy, tile=8), control=control):
+            events.append(event)
+            if isinstance(event, Progress):
+                control.pause()
+            if isinstance(event, Rested):
+                control.cancel()
+
+    with pytest.raises(Cancelled):
+        follow()
+    assert not any(isinstance(event, RunDone) for event in events)
+
+
+# --- air and where results grow -------------------------------------------------------------------------------------------------------
+
+
+def test_air_is_not_computed_and_tissue_is_the_same(make_volume, toy, monkeypatch):
+    inner = textured(make_volume, (20, 22, 18))
+    data = np.zeros((60, 60, 60), np.float32)
+    data[20:40, 20:42, 20:38] = inner.data + 200
+    volume = inner.replace(data=data)
+    whole = super_resolve(volume, toy, skip_air=False)
+    seen, good = [], Convolutions.forward
+    monkeypatch.setattr(Convolutions, "forward", lambda self, lr, **more: (seen.append(lr[0, 0].numel()), good(self, lr))[1])
+    part = super_resolve(volume, toy)
+    assert sum(seen) < 0.5 * data.size
+    assert "air left out" in part.record["run"]["plan"]
+    assert "air" not in whole.record["run"]["plan"]
+    body = (slice(40, 80), slice(40, 84), slice(40, 76))
+    np.testing.assert_allclose(part.data[body], whole.data[body], atol=FLOAT32 * 1000)
+    assert (part.data[:10] == 0).all()
+
+
+def test_large_results_grow_in_files_that_go_with_them(make_volume, toy, monkeypatch, tmp_path):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    volume = textured(make_volume, (9, 9, 9))
+    expected = super_resolve(volume, toy)
+    with monkeypatch.context() as full:
+        full.setattr("tempfile.tempdir", str(folder))
+        full.setattr("napari_mrsr.inference.store.MEMORY_SHARE", 0.0)
+        result = super_resolve(volume, toy)
+    assert isinstance(result.data, np.memmap)
+    assert list(folder.iterdir()) == []
+    np.testing.assert_array_equal(result.data, expected.data)
+
+
+def test_a_stopped_run_leaves_no_file(make_volume, toy, tmp_path):
+    folder, control = tmp_path / "exchange", Control()
+    folder.mkdir()
+    events = run(textured(make_volume, (9, 9, 9)), RunOptions.create(model=toy), control=control, folder=folder)
+    next(events)
+    assert len(list(folder.iterdir())) == 1
+    control.cancel()
+    with pytest.raises(Cancelled):
+        list(events)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_store_starts_empty(tmp_path):
+    for folder in (None, tmp_path):
+        store = Store((3, 4, 5), ("", "map"), folder)
+        assert {name: (a.shape, a.dtype, a.any()) for name, a in store.arrays.items()} == dict.fromkeys(
+            ("", "map"), ((3, 4, 5), np.float32, np.False_)
+        )
+        store.close()
+    assert list(tmp_path.iterdir()) == []
