@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from qtpy.compat import isalive
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QDockWidget
+
 
 def unwrap(viewer: Any) -> Any:
     """The viewer behind the proxy that plugins are handed (napari 0.4.17 to 0.10)."""
@@ -25,3 +29,26 @@ def scale_bar(viewer: Any) -> Any:
 def main_window(viewer: Any) -> Any:
     """Qt main window; napari has no public access to it yet (asked in napari issue 9433)."""
     return unwrap(viewer).window._qt_window
+
+
+def show_canvas(viewer: Any, visible: bool) -> None:
+    """Show the widget in the middle of napari's window (canvas and sliders), or leave its room to the docks; a closed window is left alone."""
+    window = getattr(unwrap(viewer), "window", None)
+    main = getattr(window, "_qt_window", None)
+    if main is not None and isalive(main) and main.centralWidget() is not None:
+        main.centralWidget().setVisible(visible)
+
+
+def canvas_shown(viewer: Any) -> bool:
+    """Whether napari's canvas is to be seen whenever its window is; napari shows its notifications nowhere else."""
+    centre = main_window(viewer).centralWidget()
+    return centre is None or not centre.isHidden()
+
+
+def widen(viewer: Any, widget: Any) -> None:
+    """Give the dock around a widget all the width that other docks can spare."""
+    main = main_window(viewer)
+    docks = [d for d in main.findChildren(QDockWidget) if d.isVisible() and not d.isFloating()]
+    own = [d for d in docks if d.isAncestorOf(widget)]
+    others = [d for d in docks if d not in own]
+    main.resizeDocks([*own, *others], [main.width()] * len(own) + [d.minimumSizeHint().width() for d in others], Qt.Orientation.Horizontal)

@@ -6,15 +6,14 @@ import sys
 
 
 def main(model: str = "cftn-x2") -> None:
-    """Open napari with the sample pair and both docks, and run the model on it."""
+    """Open napari with the T1 workspace, and run the model on it."""
     import napari
 
     from napari_mrsr.gui.super_resolve_dock import SuperResolveDock
 
     viewer = napari.Viewer(title="napari-mrsr")
     viewer.open_sample("napari-mrsr", "arc2017-t1-pair")
-    viewer.window.add_plugin_dock_widget("napari-mrsr", "Make low-resolution")
-    _, dock = viewer.window.add_plugin_dock_widget("napari-mrsr", "Super-resolve", tabify=True)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-mrsr", "Super-resolve")
     assert isinstance(dock, SuperResolveDock)
     dock.models.setCurrentText(model)
     dock.run_button.click()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from napari.qt.threading import create_worker
-from napari.utils.notifications import show_error
+from napari.utils.notifications import show_error, show_info
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, Qt
-from qtpy.QtWidgets import QComboBox, QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFrame, QLabel, QMessageBox, QScrollArea, QVBoxLayout, QWidget
 
 from napari_mrsr.errors import MrsrError
+from napari_mrsr.gui import _compat
 from napari_mrsr.gui.session import Session
 
 MIN_WIDTH = 300
@@ -56,7 +58,18 @@ class Dock(QScrollArea):
 
     def report(self, sentence: str) -> None:
         """Show a problem to the user."""
-        show_error(sentence)
+        say(self.viewer, sentence)
+
+
+def say(viewer: Any, sentence: str, *, problem: bool = True) -> None:
+    """Show a sentence: as napari's notification, or, where the canvas that would show it is hidden, in a box; without a viewer napari logs it."""
+    if viewer is None or _compat.canvas_shown(viewer):
+        (show_error if problem else show_info)(sentence)
+        return
+    icon = QMessageBox.Icon.Warning if problem else QMessageBox.Icon.Information
+    box = QMessageBox(icon, "MR Super-Resolution", sentence, QMessageBox.StandardButton.Ok, _compat.main_window(viewer))
+    box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    box.open()
 
 
 def in_background(
@@ -75,23 +88,28 @@ def in_background(
     owner : QObject, optional
         Nobody is told if this widget has gone in the meantime.
     """
+    # Qt never lets go of a worker that a thread pool has run: what it was given must not hang on it (napari tells
+    # workers to quit when its window closes, and then only that they have finished).
+    errand = [(partial(function, *args), done, failed, owner)]
 
     def attempt() -> tuple[Any, str]:
         # Errors travel as values: superqt swallows some exception types of aborted workers.
+        work = errand[0][0]
         try:
-            return function(*args), ""
+            return work(), ""
         except MrsrError as error:
             return None, str(error)
         except Exception as error:  # noqa: BLE001 - shown to the user, never lost
             return None, f"Unexpected {type(error).__name__}: {error}"
 
     def deliver(outcome: tuple[Any, str]) -> None:
-        if owner is not None and not isalive(owner):
+        _, tell, complain, listener = errand[0]
+        if listener is not None and not isalive(listener):
             return
         result, problem = outcome
-        failed(problem) if problem else done(result)
+        complain(problem) if problem else tell(result)
 
-    create_worker(attempt, _connect={"returned": deliver}, _start_thread=True)
+    create_worker(attempt, _connect={"returned": deliver, "finished": errand.clear}, _start_thread=True)
 
 
 def cut(*links: tuple[Any, Callable[..., None]]) -> None:

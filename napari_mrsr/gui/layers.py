@@ -104,6 +104,11 @@ def layer_affine(layer: Layer) -> np.ndarray:
     return affine
 
 
+def sliced_axis(viewer: Any) -> int:
+    """World axis across the slice on screen."""
+    return int(viewer.dims.order[0])
+
+
 def face_axial(viewer: Any) -> None:
     """Show axial slices the radiological way: patient's front up, right side on the left."""
     viewer.dims.order = (2, 1, 0) if viewer.dims.ndim == 3 else viewer.dims.order

@@ -10,6 +10,7 @@ from napari.utils import Colormap
 from napari.utils.colormaps import ensure_colormap
 from numpy.typing import NDArray
 
+from napari_mrsr.inference.ensemble import SPREAD
 from napari_mrsr.networks import MapInfo
 from napari_mrsr.volume import Volume
 
@@ -37,7 +38,7 @@ FADING_ERROR_COLOURS = _fading(np.asarray(ERROR_COLOURS.map(_STEPS)), np.abs(2 *
 def map_info(volume: Volume, infos: dict[str, MapInfo]) -> MapInfo:
     """What is known of a map; its name alone where nothing is."""
     name = str(volume.record.get("map", {}).get("name", volume.name))
-    return infos.get(name) or MapInfo(name, name, "")
+    return infos.get(name) or (SPREAD if name == SPREAD.name else MapInfo(name, name, ""))
 
 
 def map_infos(description: dict[str, Any]) -> dict[str, MapInfo]:

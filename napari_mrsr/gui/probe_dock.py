@@ -14,10 +14,9 @@ from qtpy.QtWidgets import QFormLayout, QGridLayout, QLabel, QProgressBar, QPush
 
 from napari_mrsr.errors import InputError
 from napari_mrsr.gui.dock import START_WORKER_MS, Dock, combo, cut, note
-from napari_mrsr.gui.layers import layer_affine, layer_to_volume
+from napari_mrsr.gui.layers import layer_affine, layer_to_volume, sliced_axis
 from napari_mrsr.gui.map_layers import map_infos, position
 from napari_mrsr.gui.probe_overlay import ProbeOverlay
-from napari_mrsr.gui.roi import sliced_axis
 from napari_mrsr.gui.role_boxes import RoleBoxes
 from napari_mrsr.gui.session import Role, Run
 from napari_mrsr.gui.table_view import TableView

@@ -20,18 +20,16 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
 
 
 def read(path: str | Sequence[str]) -> list[tuple[Any, ...]]:
-    """Layer data tuples of one or more files; what cannot be read is said in a notification."""
-    from napari.utils.notifications import show_error
-
+    """Layer data tuples of one or more files; what cannot be read is said to the user."""
     layers = []
     for one in [path] if isinstance(path, str) else path:
         try:
             layers.append(_read_one(one))
         except MrsrError as error:
-            show_error(str(error))
+            tell(str(error))
     found = [layer for layer in layers if layer is not None]
     if found:
-        _face_new_viewer()
+        face_current_viewer()
     return found or NOTHING
 
 
@@ -41,18 +39,28 @@ def _read_one(path: str) -> tuple[Any, ...] | None:
     try:
         return volume_to_layer(read_volume(path))
     except SeveralVolumesError as error:
-        index = _ask_index(path, error.count)
+        index = ask_index(path, error.count)
         return None if index is None else volume_to_layer(read_volume(path, index))
 
 
-def _ask_index(path: str, count: int) -> int | None:
+def ask_index(path: str, count: int) -> int | None:
+    """Ask which of several volumes of a file to open; None where the user opens none."""
     from qtpy.QtWidgets import QInputDialog
 
     index, chosen = QInputDialog.getInt(None, "Several volumes", f"{Path(path).name} holds {count} volumes. Open number:", 0, 0, count - 1)
     return index if chosen else None
 
 
-def _face_new_viewer() -> None:
+def tell(sentence: str) -> None:
+    """Show a problem in the viewer in use; napari hands readers and writers none."""
+    import napari
+
+    from napari_mrsr.gui.dock import say
+
+    say(napari.current_viewer(), sentence)
+
+
+def face_current_viewer() -> None:
     """The first volume of an empty viewer is shown axially; later ones leave the view alone."""
     import napari
     from qtpy.QtCore import QTimer

@@ -1,21 +1,21 @@
-"""The region to work on: whole volume, slice on screen, or a box drawn in the viewer; always a box in world mm."""
+"""The region of interest: fitted to a slice or a head, and as a rectangle in napari's canvas."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from napari.layers import Shapes
+from numpy.typing import NDArray
 
 from napari_mrsr.errors import InputError
+from napari_mrsr.gui.layers import sliced_axis
+from napari_mrsr.gui.session_shape import SMALLEST, SessionShape
+from napari_mrsr.intensity import foreground_mask
 from napari_mrsr.volume import AXES, Box, Volume
 
-BOX_LAYER = "ROI box"
-
-
-def sliced_axis(viewer: Any) -> int:
-    """World axis across the slice on screen."""
-    return int(viewer.dims.order[0])
+DEPTH = 40.0
+"""Thickness in mm that a first rectangle gets across the slice it is drawn on."""
 
 
 def slice_box(viewer: Any, volume: Volume) -> Box:
@@ -36,32 +36,62 @@ def slice_box(viewer: Any, volume: Volume) -> Box:
     return Box(tuple(lower), tuple(upper))
 
 
-def start_drawing(viewer: Any) -> Shapes:
-    """Shapes layer in world mm, ready to draw a rectangle; an earlier one is used again."""
-    layer = next((x for x in viewer.layers if isinstance(x, Shapes) and x.name == BOX_LAYER), None)
-    if layer is None:
-        layer = viewer.add_shapes(ndim=3, name=BOX_LAYER, edge_color="yellow", face_color=[1, 1, 0, 0.08], edge_width=0.6, units="mm")
-    viewer.layers.selection.active = layer
-    layer.mode = "add_rectangle"
-    return layer
-
-
-def drawn_box(viewer: Any, depth: float) -> Box:
-    """Box of the last rectangle drawn, `depth` mm thick around the slice it was drawn on.
+def head_box(volume: Volume) -> Box:
+    """Box around what is not air.
 
     Raises
     ------
     InputError
-        If nothing was drawn yet.
+        If the volume has no content.
     """
-    layer = next((x for x in viewer.layers if isinstance(x, Shapes) and x.name == BOX_LAYER), None)
-    if layer is None or len(layer.data) == 0:
-        raise InputError("No box is drawn yet: press Draw box and drag a rectangle over the image.")
-    corners = np.array([layer.data_to_world(point) for point in layer.data[-1]])
-    lower, upper = corners.min(0), corners.max(0)
-    flat = int(np.argmin(upper - lower))
-    middle = (lower[flat] + upper[flat]) / 2
-    lower[flat], upper[flat] = middle - depth / 2, middle + depth / 2
-    if (upper - lower).min() <= 0:
-        raise InputError("The drawn box is empty: drag a rectangle over the image.")
-    return Box(tuple(lower), tuple(upper))
+    places = np.argwhere(foreground_mask(volume.data))
+    if not len(places):
+        raise InputError(f"{volume.name} holds nothing but air.")
+    return volume.crop([slice(int(a), int(b) + 1) for a, b in zip(places.min(0), places.max(0), strict=True)]).box()
+
+
+def overlap(one: Box, other: Box) -> bool:
+    """Whether two boxes share at least :data:`SMALLEST` mm (or all of one that is thinner) on every axis."""
+    ends = zip(one.lower, one.upper, other.lower, other.upper, strict=True)
+    return all(min(b, d) - max(a, c) >= min(SMALLEST, b - a, d - c) - 1e-6 for a, b, c, d in ends)
+
+
+class RoiLayer(SessionShape):
+    """The region of interest, cut by the plane on screen.
+
+    A rectangle drawn anew gets the thickness of the former box across its plane (:data:`DEPTH` at first); moving or resizing it changes two
+    axes.
+    """
+
+    VALUE, LAYER, SHAPE, TOOL, COLOUR, FACE = "roi", "ROI box", "rectangle", "select", "#f0e442", "#f0e44214"
+
+    def _shown(self, value: Box) -> list[NDArray[np.float64]]:
+        (across, at), (first, second) = self._across(), self._session.viewer.dims.displayed
+        if not value.lower[across] <= at <= value.upper[across]:
+            return []
+        corners = np.full((4, 3), at)
+        corners[:, first] = [value.lower[first], value.lower[first], value.upper[first], value.upper[first]]
+        corners[:, second] = [value.lower[second], value.upper[second], value.upper[second], value.lower[second]]
+        return [corners]
+
+    def _meant(self, corners: NDArray[np.float64], fresh: bool) -> Box:
+        former, (across, middle) = self._session.roi, self._across()
+        lower, upper = corners.min(0), corners.max(0)
+        if any(upper[axis] - lower[axis] < SMALLEST for axis in range(3) if axis != across):
+            raise InputError("The rectangle is too small.")
+        if former is not None and not fresh:
+            lower[across], upper[across] = former.lower[across], former.upper[across]
+        else:
+            depth = former.upper[across] - former.lower[across] if former is not None else DEPTH
+            lower[across], upper[across] = middle - depth / 2, middle + depth / 2
+        box, images = Box(tuple(lower), tuple(upper)), self._images()
+        if images and not any(overlap(box, image.box()) for image in images):
+            raise InputError("The rectangle lies beside all images.")
+        return box
+
+    def _images(self) -> list[Volume]:
+        volumes = []
+        for layer in self._session.compared():
+            with suppress(InputError):
+                volumes.append(self._session.volume(layer))
+        return volumes

@@ -36,7 +36,10 @@ class WorkerClient(QObject):
     described(dict)
         Answers :meth:`describe`; where that failed, ``problem`` says why in one sentence.
     started(dict), progress(dict), then done(Volume, float, list of Volume), cancelled() or failed(str)
-        Follow :meth:`run`.
+        Follow :meth:`run`. ``live`` of what started is the result as it grows.
+    tile(list, bool), noticed(str), rested(bool)
+        In between: a block of the growing result (start and stop per axis) has new values, which may be a preview; something had to change;
+        the run rests or goes on.
     probed(Volume) or probe_failed(str)
         Follow :meth:`probe`.
     """
@@ -45,6 +48,9 @@ class WorkerClient(QObject):
     described = Signal(dict)
     started = Signal(dict)
     progress = Signal(dict)
+    tile = Signal(list, bool)
+    noticed = Signal(str)
+    rested = Signal(bool)
     done = Signal(object, float, list)
     cancelled = Signal()
     failed = Signal(str)
@@ -66,6 +72,7 @@ class WorkerClient(QObject):
         self._asked: list[str] = []
         self._descriptions: dict[str, dict[str, Any]] = {}
         self._cancelling = False
+        self._live: tuple[str, Volume] | None = None
         self._patience = QTimer(self)
         self._patience.setSingleShot(True)
         self._patience.timeout.connect(self._give_up)
@@ -118,8 +125,22 @@ class WorkerClient(QObject):
         """Models may have changed: ask anew next time."""
         self._descriptions.clear()
 
-    def run(self, volume: Volume, options: RunOptions, reference: Volume | None = None, like: Volume | None = None) -> None:
+    def run(
+        self,
+        volume: Volume,
+        options: RunOptions,
+        reference: Volume | None = None,
+        like: Volume | None = None,
+        look: tuple[Sequence[float], int] | None = None,
+    ) -> None:
         """Start a run; `started`, `progress`, then one of `done`, `cancelled`, `failed` follow.
+
+        Parameters
+        ----------
+        volume, options, reference, like
+            See :func:`napari_mrsr.inference.run`.
+        look : tuple, optional
+            Point in mm and axis across the slice on the screen: it is computed first (:meth:`look`).
 
         Raises
         ------
@@ -129,7 +150,19 @@ class WorkerClient(QObject):
         self._refuse_while_running()
         command = self._command("run", options=options.model_dump(mode="json"), **self._hand_over(volume=volume, reference=reference, like=like))
         self._run_id, self._cancelling = self._number, False
+        if look is not None:
+            self.look(*look)
         self._send(command)
+
+    def look(self, at: Sequence[float], axis: int) -> None:
+        """Tell the run what is on the screen now: world point in mm, and world axis across the slice."""
+        if self.busy:
+            self._send({"command": "look", "id": self._run_id, "at": [float(v) for v in at], "axis": axis})
+
+    def pause(self, rest: bool) -> None:
+        """Let the run rest, which frees the device, or go on; `rested` answers."""
+        if self.busy:
+            self._send({"command": "pause" if rest else "resume", "id": self._run_id})
 
     def probe(self, volume: Volume, options: RunOptions, reference: Volume | None, key: str, name: str, at: Sequence[float], **more: Any) -> None:
         """Ask for one internal map at a world position; `probed` or `probe_failed` answers.
@@ -262,18 +295,32 @@ class WorkerClient(QObject):
 
     def _handle_run(self, kind: str, event: dict[str, Any]) -> None:
         if kind == "started":
-            self.started.emit(event)
+            self._live = event["live"]["path"], take_volume(event["live"])
+            self.started.emit({**event, "live": self._live[1]})
         elif kind == "progress":
             self.progress.emit(event)
+        elif kind == "tile":
+            self.tile.emit(event["block"], event["preview"])
+        elif kind == "noticed":
+            self.noticed.emit(event["message"])
+        elif kind == "rested":
+            self.rested.emit(event["resting"])
         elif kind in ("done", "cancelled", "failed"):
             self._run_id = None
             self._patience.stop()
             if kind == "done":
-                self.done.emit(take_volume(event["volume"]), event["seconds"], [take_volume(v) for v in event["maps"]])
+                self.done.emit(self._result(event["volume"]), event["seconds"], [take_volume(v) for v in event["maps"]])
             elif kind == "cancelled":
                 self.cancelled.emit()
             else:
                 self.failed.emit(event["message"])
+
+    def _result(self, description: dict[str, Any]) -> Volume:
+        """The volume that was taken while it grew, or another one."""
+        live, self._live = self._live, None
+        if live is None or live[0] != description["path"]:
+            return take_volume(description)
+        return live[1].replace(name=description["name"], record=description["record"])
 
     def _answer(self, model: str, description: dict[str, Any]) -> None:
         if model in self._asked:

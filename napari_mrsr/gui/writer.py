@@ -16,12 +16,12 @@ def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     Returns
     -------
     list of str
-        Paths written; empty (and a notification) where writing failed.
+        Paths written; empty (and a sentence to the user) where writing failed.
     """
     from napari.layers import Image
-    from napari.utils.notifications import show_error
 
     from napari_mrsr.gui.layers import layer_to_volume
+    from napari_mrsr.gui.reader import tell
 
     known = {key: meta[key] for key in ("name", "affine", "scale", "translate", "rotate", "shear", "metadata", "rgb") if key in meta}
     try:
@@ -30,5 +30,5 @@ def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
             volume = volume.replace(data=volume.data.astype(np.float32, copy=False))
         return [str(p) for p in write_volume(volume, path, overwrite=True, description=f"napari-mrsr {volume.name}")]
     except MrsrError as error:
-        show_error(str(error))
+        tell(str(error))
         return []

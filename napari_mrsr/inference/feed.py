@@ -150,7 +150,8 @@ class Feed:
         """(1, 1, X, Y, Z), or (planes, 1, H, W) of a stack."""
         cut = data[block]
         cut = cut[None, None] if stack is None else np.moveaxis(cut, stack, 0)[:, None]
-        return torch.from_numpy(np.ascontiguousarray(cut, np.float32)).to(self.device)
+        # A copy: what networks are given may lie in memory that others only lend.
+        return torch.from_numpy(np.array(cut, np.float32, order="C")).to(self.device)
 
     def to_fine(self, y: Tensor, tile: Tile) -> NDArray[np.float32]:
         """The network's output lattice cut to the fine voxels that the tile covers, as a block of the volume."""

@@ -2,18 +2,26 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QEvent, QObject, QPoint, QPointF, Qt, Signal
+from qtpy.QtGui import QImage, QMouseEvent, QWheelEvent
+from qtpy.QtWidgets import QApplication
+from scipy import ndimage
 
 from napari_mrsr.degradation import Degradation, degrade
 from napari_mrsr.errors import RunError
 from napari_mrsr.gui.layers import volume_to_layer
-from napari_mrsr.gui.session import Role
+from napari_mrsr.gui.session import Role, Session
 from napari_mrsr.volume import Volume
 
 
 @pytest.fixture(autouse=True)
 def _viewer_only_from_the_main_thread(monkeypatch):
     monkeypatch.setenv("NAPARI_ENSURE_PLUGIN_MAIN_THREAD", "1")
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(monkeypatch, tmp_path):
+    monkeypatch.setattr("napari_mrsr.gui.settings.settings_file", lambda: tmp_path / "settings.json")
 
 
 @pytest.fixture
@@ -58,6 +66,9 @@ class FakeClient(QObject):
     described = Signal(dict)
     started = Signal(dict)
     progress = Signal(dict)
+    tile = Signal(list, bool)
+    noticed = Signal(str)
+    rested = Signal(bool)
     done = Signal(object, float, list)
     cancelled = Signal()
     failed = Signal(str)
@@ -95,6 +106,12 @@ class FakeClient(QObject):
     def cancel(self):
         pass
 
+    def look(self, at, axis):
+        pass
+
+    def pause(self, rest):
+        pass
+
     def close(self):
         pass
 
@@ -117,3 +134,115 @@ def fake(monkeypatch):
         return client
 
     return make
+
+
+class Hand:
+    """Sends a widget the mouse and wheel events that Qt would; moves do not depend on where the screen's pointer is."""
+
+    LEFT, RIGHT, MIDDLE = Qt.MouseButton.LeftButton, Qt.MouseButton.RightButton, Qt.MouseButton.MiddleButton
+    CTRL, SHIFT = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ShiftModifier
+
+    def __init__(self, widget):
+        self.widget = widget
+
+    def send(self, kind, at, button=LEFT, keys=Qt.KeyboardModifier.NoModifier):
+        at = QPointF(*at) if isinstance(at, tuple) else at
+        moving = kind == QEvent.Type.MouseMove
+        event = QMouseEvent(kind, at, QPointF(self.widget.mapToGlobal(at.toPoint())), Qt.MouseButton.NoButton if moving else button, button, keys)
+        QApplication.sendEvent(self.widget, event)
+
+    def press(self, at, button=LEFT, keys=Qt.KeyboardModifier.NoModifier):
+        self.send(QEvent.Type.MouseButtonPress, at, button, keys)
+
+    def move(self, at, button=Qt.MouseButton.NoButton, keys=Qt.KeyboardModifier.NoModifier):
+        self.send(QEvent.Type.MouseMove, at, button, keys)
+
+    def release(self, at, button=LEFT, keys=Qt.KeyboardModifier.NoModifier):
+        self.send(QEvent.Type.MouseButtonRelease, at, button, keys)
+
+    def drag(self, start, end, button=LEFT, keys=Qt.KeyboardModifier.NoModifier, steps=4):
+        start, end = (QPointF(*p) if isinstance(p, tuple) else p for p in (start, end))
+        self.press(start, button, keys)
+        for i in range(1, steps + 1):
+            self.move(start + (end - start) * (i / steps), button, keys)
+        self.release(end, button, keys)
+
+    def click(self, at, button=LEFT, keys=Qt.KeyboardModifier.NoModifier):
+        self.drag(at, at, button, keys, steps=0)
+
+    def double_click(self, at):
+        self.click(at)
+        self.send(QEvent.Type.MouseButtonDblClick, at)
+        self.release(at)
+
+    def wheel(self, at, turns, keys=Qt.KeyboardModifier.NoModifier):
+        at = QPointF(*at) if isinstance(at, tuple) else at
+        everywhere = QPointF(self.widget.mapToGlobal(at.toPoint()))
+        no_phase, no_button = Qt.ScrollPhase.NoScrollPhase, Qt.MouseButton.NoButton
+        event = QWheelEvent(at, everywhere, QPoint(0, 0), QPoint(0, round(120 * turns)), no_button, keys, no_phase, False)
+        QApplication.sendEvent(self.widget, event)
+
+
+@pytest.fixture
+def hand():
+    """A hand on the mouse over a widget."""
+    return Hand
+
+
+@pytest.fixture
+def pixels():
+    """What a widget draws, as a (rows, columns, RGB) array."""
+
+    def grab(widget) -> np.ndarray:
+        image = widget.grab().toImage().convertToFormat(QImage.Format.Format_RGB888)
+        bits = image.constBits()
+        bits.setsize(image.height() * image.bytesPerLine())
+        rows = np.frombuffer(bits, np.uint8).reshape(image.height(), image.bytesPerLine())
+        return rows[:, : 3 * image.width()].reshape(image.height(), image.width(), 3).copy()
+
+    return grab
+
+
+@pytest.fixture
+def add(viewer):
+    """Put a volume into the viewer, with a role if one is given."""
+
+    def layer(volume, role=None, **options):
+        data, meta, _ = volume_to_layer(volume, **({"metadata": {"role": role}} if role else {}), **options)
+        return viewer.add_image(data, **meta)
+
+    return layer
+
+
+@pytest.fixture
+def compare(qtbot, viewer):
+    """Open the Compare dock in a window of its own."""
+    from napari_mrsr.gui.compare.dock import CompareDock
+
+    def dock(width=1000, height=760):
+        widget = CompareDock(viewer)
+        qtbot.addWidget(widget)
+        widget.resize(width, height)
+        widget.show()
+        widget.activateWindow()
+        with qtbot.waitActive(widget):
+            pass
+        settle(widget)
+        return widget
+
+    def settle(widget):
+        # The toolbar follows the view on the event loop's next turn.
+        qtbot.waitUntil(lambda: not widget._later.isActive() and not widget._read.isActive())
+
+    dock.settle = settle
+    return dock
+
+
+@pytest.fixture
+def trio(pair, add, head):
+    """Ground truth, low resolution and two candidates: `blurred`, and `brighter` by 50."""
+    session = Session.of(pair)
+    blurred = ndimage.gaussian_filter(head.data, 1.0)
+    for name, data in (("blurred", blurred), ("brighter", head.data + 50)):
+        session.add_candidate(add(head.replace(data=data, name=name)))
+    return session

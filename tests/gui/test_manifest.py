@@ -6,20 +6,25 @@ import sys
 import npe2
 import numpy as np
 import pytest
+from qtpy.QtWidgets import QMessageBox
 
+from napari_mrsr.gui import _compat
 from napari_mrsr.gui.reader import NOTHING, get_reader, read
 from napari_mrsr.gui.session import Role, Session
+from napari_mrsr.gui.writer import write_image
 from napari_mrsr.io import read_volume, write_volume
+
+DOCKS = {"Super-resolve", "Compare", "Metrics", "Line profile", "Trust", "Attention probe", "Make low-resolution"}
 
 
 def test_manifest_is_found_and_every_command_resolves():
     manifest = npe2.PluginManifest.from_distribution("napari-mrsr")
     manifest.validate_imports()
-    assert {w.display_name for w in manifest.contributions.widgets} == {"Super-resolve", "Attention probe", "Make low-resolution"}
+    assert {w.display_name for w in manifest.contributions.widgets} == DOCKS
 
 
 def test_plugins_menu_opens_every_dock(viewer):
-    for name in ("Super-resolve", "Attention probe", "Make low-resolution"):
+    for name in sorted(DOCKS):
         _, widget = viewer.window.add_plugin_dock_widget("napari-mrsr", name)
         assert widget is not None
 
@@ -49,14 +54,38 @@ def test_reader_takes_only_its_files():
     assert get_reader("scan.MGZ") is not None
 
 
-def test_broken_file_is_said_and_adds_no_layer(tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr("napari.utils.notifications.show_error", said.append)
+def test_broken_file_is_said_and_adds_no_layer(tmp_path, said):
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes(b"not an image")
     assert read(str(broken)) == NOTHING
     assert len(said) == 1
     assert "broken.nii.gz" in said[0]
+
+
+def boxes(viewer):
+    return [box for box in _compat.main_window(viewer).findChildren(QMessageBox) if box.isVisible()]
+
+
+def test_problems_are_seen_while_the_canvas_is_hidden(tmp_path, viewer, said):
+    """napari shows its notifications over the canvas only."""
+    _compat.show_canvas(viewer, False)
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(b"not an image")
+    assert read(str(broken)) == NOTHING
+    assert write_image(str(tmp_path / "flat.nii.gz"), np.zeros((4, 4)), {"name": "flat"}) == []
+    assert said == []
+    first, second = boxes(viewer)
+    assert "broken.nii.gz" in first.text()
+    assert "3D" in second.text()
+    for box in (first, second):
+        box.close()
+
+
+def test_without_a_viewer_problems_are_still_said(tmp_path, said):
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(b"not an image")
+    assert read(str(broken)) == NOTHING
+    assert len(said) == 1
 
 
 def test_4d_file_is_asked_for_by_index(tmp_path, monkeypatch, head):

@@ -10,6 +10,7 @@ from napari_mrsr.gui import results
 from napari_mrsr.gui.layers import KEY, display_affine, layer_to_volume
 from napari_mrsr.gui.map_layers import ERROR_COLOURS, attention_sentence, map_limits
 from napari_mrsr.gui.maps_box import MapsBox
+from napari_mrsr.gui.provenance import noise_sentence
 from napari_mrsr.gui.session import Role, Session
 from napari_mrsr.gui.super_resolve_dock import SuperResolveDock
 from napari_mrsr.inference import super_resolve
@@ -98,7 +99,7 @@ def findings(pair):
 def test_maps_become_hidden_layers_above_the_result_and_leave_with_the_run(pair, findings):
     session = Session.of(pair)
     before = {layer.name: (layer.data.copy(), np.array(layer.affine), layer.visible) for layer in pair.layers}
-    run = results.show(session, findings, {}, "")
+    run = results.show(session, findings, {})
     names = [layer.name for layer in pair.layers]
     assert names[names.index("SR cubic") :] == ["SR cubic", "Gate SR cubic", "Change SR cubic", "new SR cubic"]
     gate, change = pair.layers["Gate SR cubic"], pair.layers["Change SR cubic"]
@@ -125,7 +126,7 @@ def test_maps_become_hidden_layers_above_the_result_and_leave_with_the_run(pair,
 
 def test_a_map_shown_changes_what_is_seen_of_the_result(pair, findings):
     """Above the result and half clear: both can be told apart on screen."""
-    run = results.show(Session.of(pair), findings, {}, "")
+    run = results.show(Session.of(pair), findings, {})
     gate = pair.layers["Gate SR cubic"]
     assert pair.layers.index(gate) > pair.layers.index(run.result)
     assert 0 < gate.opacity < 1
@@ -140,7 +141,7 @@ def test_a_map_shown_changes_what_is_seen_of_the_result(pair, findings):
     ],
 )
 def test_the_noise_level_used_is_told(head, run, sentence):
-    assert results.noise_sentence(head.with_record(run=run)) == sentence
+    assert noise_sentence(run) == sentence
 
 
 @pytest.mark.parametrize("kind", ["dense", "query", "table"])

@@ -7,13 +7,16 @@ import sys
 
 import numpy as np
 import pytest
+from qtpy.compat import isalive
 from qtpy.QtCore import Qt
 
 from napari_mrsr.evaluation import compare
 from napari_mrsr.gui import _compat
 from napari_mrsr.gui.layers import layer_to_volume
+from napari_mrsr.gui.region_box import BOX, SLICE
+from napari_mrsr.gui.run_queue import Task
 from napari_mrsr.gui.session import Role
-from napari_mrsr.gui.super_resolve_dock import BOX, SLICE, Pending, SuperResolveDock
+from napari_mrsr.gui.super_resolve_dock import SuperResolveDock
 from napari_mrsr.inference import super_resolve
 from napari_mrsr.io import read_volume
 
@@ -70,9 +73,9 @@ def test_remove_run_undoes(qtbot, pair, dock):
     dock.models.setCurrentText("nearest")
     click(qtbot, dock.run_button)
     finish(qtbot, dock)
-    click(qtbot, dock.remove_button)
+    click(qtbot, dock.saving.remove_button)
     assert [layer.name for layer in pair.layers] == ["HR", "LR"]
-    assert not dock.remove_button.isEnabled()
+    assert not dock.saving.remove_button.isEnabled()
 
 
 def test_two_runs_of_one_model_get_two_names(qtbot, pair, dock):
@@ -87,20 +90,23 @@ def test_current_slice_and_drawn_box(qtbot, pair, dock):
     pair.dims.order = (2, 1, 0)
     pair.dims.set_point(2, 30.0)
     dock.models.setCurrentText("cubic")
-    dock.region.setCurrentText(SLICE)
+    dock.region.choice.setCurrentText(SLICE)
     click(qtbot, dock.run_button)
     finish(qtbot, dock)
     slab = layer_to_volume(pair.layers["SR cubic"])
     assert slab.shape[:2] == (40, 48)
     assert slab.shape[2] in (2, 3)
     assert slab.box().lower[2] < 30 < slab.box().upper[2]
-    dock.region.setCurrentText(BOX)
-    assert dock.draw_button.isVisibleTo(dock)
-    click(qtbot, dock.draw_button)
+    dock.region.choice.setCurrentText(BOX)
+    assert dock.region.draw_button.isVisibleTo(dock)
+    click(qtbot, dock.region.draw_button)
     shapes = pair.layers.selection.active
     assert shapes.mode == "add_rectangle"
     shapes.add_rectangles(np.array([[-10, -20, 30], [-10, 10, 30], [5, 10, 30], [5, -20, 30]], float))
-    dock.box_depth.setValue(12)
+    qtbot.waitUntil(lambda: shapes.mode == "select")
+    np.testing.assert_allclose(dock.session.roi.lower, (-10, -20, 10))
+    dock.region.fields[2, 0].setValue(24)
+    dock.region.fields[2, 1].setValue(36)
     click(qtbot, dock.run_button)
     finish(qtbot, dock, 2)
     block = layer_to_volume(pair.layers["SR cubic (2)"]).box()
@@ -109,10 +115,10 @@ def test_current_slice_and_drawn_box(qtbot, pair, dock):
 
 
 def test_missing_pieces_are_said(qtbot, pair, dock, said):
-    dock.region.setCurrentText(BOX)
+    dock.region.choice.setCurrentText(BOX)
     click(qtbot, dock.run_button)
     assert "No box is drawn yet" in said[-1]
-    dock.region.setCurrentIndex(0)
+    dock.region.choice.setCurrentIndex(0)
     dock.session.assign(Role.LOW_RESOLUTION, None)
     click(qtbot, dock.run_button)
     assert "low resolution" in said[-1]
@@ -144,16 +150,61 @@ def test_truth_that_does_not_overlap_costs_the_scores_not_the_result(qtbot, pair
     assert "SR cubic" in pair.layers
 
 
+@pytest.mark.parametrize(
+    ("data", "rgb", "sentence"),
+    [
+        (np.zeros((8, 8)), False, "2 dimensions"),
+        (np.zeros((2, 8, 8, 8)), False, "4 dimensions"),
+        (np.zeros((8, 8, 8, 3), np.uint8), True, "colour"),
+        (np.full((8, 8, 8), np.nan, np.float32), False, "NaN"),
+    ],
+)
+def test_layers_that_cannot_be_run_are_told_when_chosen_and_when_run(qtbot, pair, dock, said, data, rgb, sentence):
+    odd = pair.add_image(data, name="odd", rgb=rgb, contrast_limits=(0, 1))
+    box = dock.roles.boxes[Role.LOW_RESOLUTION]
+    box.setCurrentText("odd")
+    box.activated.emit(box.currentIndex())
+    assert dock.session.layer(Role.LOW_RESOLUTION) is odd
+    assert sentence in dock.warning.text()
+    for button in (dock.run_button, dock.region.slice_button, dock.region.head_button):
+        dock.region.choice.setCurrentText(BOX)
+        said.clear()
+        button.click()
+        assert any(sentence in one for one in said) or "No box" in said[0]
+    dock.region.choice.setCurrentIndex(0)
+    click(qtbot, dock.run_button)
+    assert sentence in said[-1]
+    pair.layers.remove(odd)
+    assert dock.session.layer(Role.LOW_RESOLUTION) is None
+    dock.session.assign(Role.LOW_RESOLUTION, pair.layers["LR"])
+    dock.models.setCurrentText("nearest")
+    click(qtbot, dock.run_button)
+    finish(qtbot, dock)
+
+
+def test_closing_the_dock_while_scores_are_computed_shows_nothing(qtbot, pair, said, monkeypatch):
+    widget = SuperResolveDock(pair)
+    docked = pair.window.add_dock_widget(widget, name="Super-resolve")
+    kept = []
+    monkeypatch.setattr("napari_mrsr.gui.run_queue.in_background", lambda *_a, **k: kept.append(k))
+    widget.models.setCurrentText("nearest")
+    click(qtbot, widget.run_button)
+    qtbot.waitUntil(lambda: bool(kept), timeout=MINUTE)
+    assert kept[0]["owner"] is widget.queue
+    pair.window.remove_dock_widget(docked)
+    widget.deleteLater()
+    qtbot.waitUntil(lambda: not isalive(widget), timeout=MINUTE)
+    assert not isalive(kept[0]["owner"])
+    assert [layer.name for layer in pair.layers] == ["HR", "LR"]
+
+
 def slow(dock):
     """Send a run that takes long enough to be interrupted: a large volume through back-projection."""
     from napari_mrsr.inference import RunOptions
     from napari_mrsr.volume import Volume
 
     big = Volume(np.random.default_rng(0).random((160, 160, 160)).astype(np.float32), np.eye(4), name="big")
-    options = RunOptions.create(model=next(iter(dock._cards)))
-    dock.client.run(big, options)
-    dock._pending = Pending(options.model_dump(mode="json"), big, {})
-    dock._set_busy(True)
+    dock.queue.start([Task(RunOptions.create(model=next(iter(dock._cards))), big, None, {})])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
@@ -214,15 +265,16 @@ def test_saving_writes_volume_and_figure(qtbot, pair, dock, tmp_path, monkeypatc
     click(qtbot, dock.run_button)
     finish(qtbot, dock)
     target = tmp_path / "sr.nii.gz"
-    monkeypatch.setattr("napari_mrsr.gui.super_resolve_dock.QFileDialog.getSaveFileName", lambda *_: (str(target), ""))
-    click(qtbot, dock.save_button)
+    monkeypatch.setattr("napari_mrsr.gui.save_box.QFileDialog.getSaveFileName", lambda *_: (str(target), ""))
+    click(qtbot, dock.saving.save_button)
+    qtbot.waitUntil(lambda: "Saved" in dock.status.text(), timeout=MINUTE)
     saved = read_volume(target)
     np.testing.assert_allclose(saved.data, pair.layers["SR cubic"].data)
     assert saved.record["run"]["model"] == "cubic"
     figure = tmp_path / "figure.png"
-    monkeypatch.setattr("napari_mrsr.gui.super_resolve_dock.QFileDialog.getSaveFileName", lambda *_: (str(figure), ""))
-    click(qtbot, dock.figure_button)
-    qtbot.waitUntil(lambda: "Saved" in dock.status.text(), timeout=MINUTE)
+    monkeypatch.setattr("napari_mrsr.gui.save_box.QFileDialog.getSaveFileName", lambda *_: (str(figure), ""))
+    click(qtbot, dock.saving.figure_button)
+    qtbot.waitUntil(lambda: "figure.png" in dock.status.text(), timeout=MINUTE)
     assert figure.stat().st_size > 10_000
 
 
@@ -245,9 +297,9 @@ def test_a_far_voxel_size_is_shown_and_asked(qtbot, pair, dock, monkeypatch):
 def test_labels_fit_at_a_small_window(qtbot, pair, dock):
     _compat.main_window(pair).resize(1280, 800)
     qtbot.wait(200)
-    for box in (dock.models, dock.region, dock.device, *dock.roles.boxes.values()):
+    for box in (dock.models, dock.region.choice, dock.device, *dock.roles.boxes.values()):
         assert box.mapTo(dock, box.rect().topRight()).x() <= dock.width()
-    for button in (dock.run_button, dock.cancel_button, dock.save_button, dock.figure_button, dock.remove_button):
+    for button in (dock.run_button, dock.cancel_button, dock.saving.save_button, dock.saving.figure_button, dock.saving.remove_button):
         assert button.width() >= button.fontMetrics().horizontalAdvance(button.text())
 
 

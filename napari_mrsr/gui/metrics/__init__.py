@@ -1,0 +1,1 @@
+"""The Metrics dock: a table of candidates, a curve over slices."""
