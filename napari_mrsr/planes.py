@@ -123,6 +123,11 @@ class Space:
         x, y, z = self.rotation @ np.asarray(coordinates, float)
         return float(x), float(y), float(z)
 
+    def follows(self, volume: Volume) -> bool:
+        """Whether the axes are parallel to a volume's, so that its slices can be shown as they are."""
+        matrix = self.matrix(volume)[:3, :3]
+        return bool((np.abs(matrix - np.diag(np.diag(matrix))) * volume.shape).max() < STRAIGHT_VOXELS * min(volume.voxel_size))
+
     def extent(self, volume: Volume) -> NDArray[np.float64]:
         """(2, 3): lowest and highest coordinates of a volume's outer voxel edges."""
         matrix = self.matrix(volume)
@@ -170,8 +175,7 @@ def cut(volume: Volume, space: Space, plane: Plane, depth: float) -> Section | N
         None where the plane misses the volume.
     """
     matrix = space.matrix(volume)
-    turned = matrix[:3, :3] - np.diag(np.diag(matrix[:3, :3]))
-    if (np.abs(turned) * volume.shape).max() < STRAIGHT_VOXELS * min(volume.voxel_size):
+    if space.follows(volume):
         return _own_voxels(volume, matrix, plane, depth)
     return _interpolated(volume, matrix, plane, depth, space.extent(volume))
 

@@ -13,7 +13,7 @@ from typing import Any
 import napari
 import numpy as np
 from PIL import Image
-from qtpy.QtCore import QThreadPool
+from qtpy.QtCore import Qt, QThreadPool
 from qtpy.QtGui import QImage
 from qtpy.QtWidgets import QApplication, QDockWidget, QWidget
 
@@ -82,13 +82,23 @@ class Studio:
 
     def make_room(self) -> None:
         """Put napari's own list and controls of layers away."""
-        for frame in self.window.findChildren(QDockWidget):
-            if frame.objectName() in ("layer list", "layer controls"):
-                frame.hide()
+        for name in ("layer list", "layer controls"):
+            self.window.findChild(QDockWidget, name).hide()
         self.window.resize(*SIZE)
         self.rest()
         _compat.widen(self.viewer, self.compare)
         self.rest()
+
+    def show_canvas(self) -> None:
+        """Show napari's own canvas in place of Compare."""
+        self.compare.parent().hide()
+        self.compare.toggle_fill()
+        for name in ("layer list", "layer controls"):
+            self.window.findChild(QDockWidget, name).show()
+        beside = [frame for frame in self.window.findChildren(QDockWidget) if frame.isVisible()]
+        self.window.resizeDocks(beside, [1] * len(beside), Qt.Orientation.Horizontal)
+        self.rest()
+        self.viewer.reset_view()
 
     def picture(self, name: str) -> None:
         """Take a picture of the whole window."""
@@ -135,7 +145,7 @@ def t1() -> None:
     studio.picture("swipe")
     studio.make_room()
     studio.view.choose(first=ours, second=truth)
-    studio.show(mode=Mode.CHECKERBOARD, planes=("coronal",), zoom=2.4)
+    studio.show(mode=Mode.CHECKERBOARD, planes=("coronal",), zoom=3.2)
     studio.picture("checkerboard")
 
     studio.panes(low, ours, truth)
@@ -166,9 +176,8 @@ def t1() -> None:
     studio.view.choose(overlay=viewer.layers[-1])
     studio.picture("trust")
 
-    studio.view.choose(overlay=None)
-    studio.compare.parent().hide()
-    studio.compare.toggle_fill()
+    viewer.layers.remove(viewer.layers["residual SR cubic"])
+    studio.show_canvas()
     probe = studio.dock("Attention probe")
     studio.wait(lambda: probe.maps.count() > 0)
     probe.pick_button.click()
@@ -176,6 +185,7 @@ def t1() -> None:
     session.position = place
     probe.look(place)
     studio.wait(lambda: any(layer.name.startswith("probe:") for layer in viewer.layers))
+    probe.alone_button.click()
     studio.picture("probe")
     viewer.close()
 
@@ -183,6 +193,13 @@ def t1() -> None:
 def t2_with_reference() -> None:
     """A T2 head with the T1 of the same session."""
     studio = Studio("msl04-registered")
+    sr = studio.dock("Super-resolve")
+    sr.models.setCurrentText("zero-fill")
+    sr.also.tick(["cubic", "back-projection"])
+    sr.run_button.click()
+    studio.wait(lambda: len(studio.session.runs) == 3 and not sr.queue.busy)
+    metrics = studio.dock("Metrics")
+    studio.wait(lambda: metrics.live.scores is not None and len(metrics.live.scores.places) >= 3)
     studio.picture("reference")
     studio.viewer.close()
 

@@ -18,6 +18,8 @@ from napari_mrsr.volume import Volume
 Index = tuple[int, int, int]
 Mask = NDArray[np.bool_]
 
+FADED = 1e-7
+"""Weights of samples that are left out of a slice."""
 SLACK = 0.01
 """Voxels by which positions may miss an outer voxel edge or a straight axis: headers store affines in float32."""
 
@@ -99,12 +101,58 @@ def resample(data: NDArray[Any], matrix: NDArray[np.float64], shape: Index, stra
     (X, Y, Z) float32 array, units of `data`
     """
     if straight:
-        positions = [matrix[i, i] * np.arange(n) + matrix[i, 3] for i, n in enumerate(shape)]
-        matrices = [bspline_matrix(p, n).astype(np.float32) for p, n in zip(positions, data.shape, strict=True)]
-        return np.asarray(apply_along_axes(data.astype(np.float32), matrices), np.float32)
+        weights = spline_weights(matrix, shape, data.shape)
+        return np.asarray(apply_along_axes(data.astype(np.float32, copy=False), weights), np.float32)
     result = np.empty(shape, np.float32)
     ndimage.affine_transform(data.astype(np.float32, copy=False), matrix[:3, :3], matrix[:3, 3], output=result, order=3, mode="reflect")
     return result
+
+
+def spline_weights(matrix: NDArray[np.float64], shape: Index, samples: Sequence[int]) -> tuple[NDArray[np.float32], ...]:
+    """Weights of the samples in every output voxel, axis by axis, for lattices with parallel axes.
+
+    Parameters
+    ----------
+    matrix : (4, 4) array
+        Output voxel index to input voxel index.
+    shape : three ints
+        Output shape.
+    samples : three ints
+        Input shape.
+
+    Returns
+    -------
+    three (output, input) float32 arrays
+        Of cubic B-spline interpolation, mirrored about the outer voxel edges.
+    """
+    positions = [matrix[i, i] * np.arange(n) + matrix[i, 3] for i, n in enumerate(shape)]
+    return tuple(bspline_matrix(p, n).astype(np.float32) for p, n in zip(positions, samples, strict=True))
+
+
+def spline_slice(data: NDArray[Any], weights: Sequence[NDArray[np.float32]], axis: int, index: int) -> NDArray[np.float32]:
+    """One slice of what :func:`resample` gives, without the rest of it.
+
+    Parameters
+    ----------
+    data : (x, y, z) array
+        Samples.
+    weights : three arrays
+        :func:`spline_weights`.
+    axis, index : int
+        Axis across the slice, and its number in the output.
+
+    Returns
+    -------
+    2D float32 array
+        The two other axes in their order.
+    """
+    row = weights[axis][index]
+    # Weights of a spline fade fast: samples further away than a dozen voxels count for nothing in float32.
+    near = np.flatnonzero(np.abs(row) > FADED)
+    part = data[(slice(None),) * axis + (slice(near[0], near[-1] + 1),)]
+    flat = np.tensordot(row[near[0] : near[-1] + 1], part.astype(np.float32, copy=False), (0, axis))
+    first, second = (w for a, w in enumerate(weights) if a != axis)
+    return np.asarray(first @ flat @ second.T, np.float32)
 
 
 def _between(lower: int, upper: int, size: int) -> slice:

@@ -31,6 +31,8 @@ class DegradeDock(Dock):
         self.roles = RoleBoxes(self.session, {Role.GROUND_TRUTH: "Sharp volume to be degraded; it stays as it is"})
         self.form = model_form(Degradation, FIELDS)
         self.button = QPushButton("Make low-resolution")
+        self.button.setObjectName("make button")
+        self.button.setToolTip("Degrade the ground truth; the result becomes the low resolution")
         self.button.clicked.connect(self.guarded(self._start))
         self.status = note(name="status")
         self.column.addWidget(QLabel("<b>Make low-resolution</b>"))

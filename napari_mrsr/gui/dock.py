@@ -135,5 +135,5 @@ def combo(name: str, tooltip: str, items: list[str] | None = None) -> QComboBox:
     box.setToolTip(tooltip)
     box.addItems(items or [])
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(12)
+    box.setMinimumContentsLength(10)
     return box

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Labels, Layer
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QHBoxLayout, QPushButton, QWidget
+from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation.brain import brain_mask
@@ -46,10 +46,10 @@ class MaskBox(QWidget):
         self.choice = combo("mask", MASK_TIP)
         self.brain_button = QPushButton("Brain mask")
         self.brain_button.setObjectName("brain mask")
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.choice, 1)
-        row.addWidget(self.brain_button)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(self.choice)
+        column.addWidget(self.brain_button)
         self.choice.activated.connect(self._chosen)
         self.brain_button.clicked.connect(self._find_brain)
         for signal in self._links():

@@ -118,12 +118,12 @@ class ProfileDock(Dock):
         grid.addWidget(self.clear_button, 0, 1)
         grid = QGridLayout(ends)
         grid.setContentsMargins(0, 0, 0, 0)
-        for axis in range(3):
-            grid.addWidget(QLabel(f"{AXES[axis]} [mm]"), 0, 1 + axis)
         for end, text in enumerate(("From", "To")):
-            grid.addWidget(QLabel(text), 1 + end, 0)
+            grid.addWidget(QLabel(text), 0, 1 + end)
             for axis in range(3):
-                grid.addWidget(self.fields[end, axis], 1 + end, 1 + axis)
+                grid.addWidget(self.fields[end, axis], 1 + axis, 1 + end)
+        for axis in range(3):
+            grid.addWidget(QLabel(f"{AXES[axis]} [mm]"), 1 + axis, 0)
         rows = QFormLayout(form)
         rows.setContentsMargins(0, 0, 0, 0)
         rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -146,7 +146,6 @@ class ProfileDock(Dock):
         field.setDecimals(1)
         field.setKeyboardTracking(False)
         field.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
-        field.setMinimumWidth(60)
         field.valueChanged.connect(partial(self._typed, end, axis))
         return field
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from napari_mrsr.errors import InputError
 from napari_mrsr.gui.layers import sliced_axis
+from napari_mrsr.gui.session import Session
 from napari_mrsr.gui.session_shape import SMALLEST, SessionShape
 from napari_mrsr.intensity import foreground_mask
 from napari_mrsr.volume import AXES, Box, Volume
@@ -27,7 +28,7 @@ def slice_box(viewer: Any, volume: Volume) -> Box:
         If the slice on screen lies outside the volume.
     """
     axis = sliced_axis(viewer)
-    position, half = float(viewer.dims.point[axis]), volume.voxel_size[axis] / 2
+    position, half = Session.of(viewer).position[axis], volume.voxel_size[axis] / 2
     whole = volume.box()
     if not whole.lower[axis] <= position <= whole.upper[axis]:
         raise InputError(f"The slice on screen ({AXES[axis]} = {position:.1f} mm) lies outside {volume.name}; move to a slice that shows it.")

@@ -83,7 +83,7 @@ class Session:
         self._follow = QTimer()
         self._follow.setSingleShot(True)
         self._follow.setInterval(FOLLOW_MS)
-        self._follow.timeout.connect(self._move_sliders)
+        self._follow.timeout.connect(self.move_sliders)
         viewer.dims.events.point.connect(self._dims_moved)
         viewer.layers.events.inserted.connect(self._inserted)
         viewer.layers.events.removed.connect(self._removed)
@@ -175,7 +175,10 @@ class Session:
 
     @property
     def position(self) -> Point:
-        """World point (R, A, S in mm) that is looked at; napari's sliders follow in a moment (its slicing takes longer than drawing does)."""
+        """World point (R, A, S in mm) that is looked at.
+
+        napari's sliders follow in a moment, for its slicing takes longer than drawing does, and not at all while its canvas is hidden.
+        """
         return self._position
 
     @position.setter
@@ -269,9 +272,10 @@ class Session:
             self._roles[Role(role)] = layer
             self.roles_changed.emit()
 
-    def _move_sliders(self) -> None:
+    def move_sliders(self) -> None:
+        """Bring napari's sliders to the position; not while its canvas is hidden, where slicing would only cost time."""
         viewer = self.viewer
-        if viewer is not None and viewer.dims.ndim >= 3:
+        if viewer is not None and viewer.dims.ndim >= 3 and _compat.canvas_shown(viewer):
             with viewer.dims.events.point.blocker(self._dims_moved):
                 viewer.dims.point = (*viewer.dims.point[:-3], *self._position)
             self._sliders = _point(viewer)

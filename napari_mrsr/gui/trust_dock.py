@@ -69,7 +69,8 @@ class TrustDock(Dock):
     def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802 - Qt's name
         """Keep the notice below what scrolls."""
         super().resizeEvent(event)
-        height = self.notice.sizeHint().height()
+        height = self.notice.heightForWidth(self.width())
+        self.setViewportMargins(0, 0, 0, height)
         self.notice.setGeometry(0, self.height() - height, self.width(), height)
 
     def refresh(self) -> None:
@@ -81,10 +82,10 @@ class TrustDock(Dock):
 
     def _arrange(self) -> None:
         self.notice.setObjectName("notice")
+        self.notice.setWordWrap(True)
         self.notice.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.notice.setStyleSheet("font-weight: bold; padding: 4px; border-top: 1px solid palette(mid);")
         self.notice.setToolTip("Detail finer than the input's voxels is inferred from what other heads look like")
-        self.setViewportMargins(0, 0, 0, self.notice.sizeHint().height())
         named = {
             "check": self.check_button,
             "residual": self.residual_button,

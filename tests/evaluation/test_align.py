@@ -5,7 +5,7 @@ import pytest
 
 from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation.align import align, mask_on, resample_onto
-from napari_mrsr.evaluation.fit import resample
+from napari_mrsr.evaluation.fit import resample, spline_slice, spline_weights
 from napari_mrsr.volume import Volume
 
 
@@ -154,3 +154,13 @@ def test_mask_with_nan(make_volume):
     reference = make_volume((12, 14, 13))
     with pytest.raises(InputError, match="NaN"):
         mask_on(reference, reference.replace(data=np.full((12, 14, 13), np.nan)))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("index", [0, 7, 17])
+def test_one_slice_of_a_resampled_volume_is_that_of_the_whole(make_volume, axis, index):
+    reference, candidate = make_volume((20, 22, 18), (1, 1.2, 0.9)), make_volume((11, 9, 12), (2.1, 2.4, 1.7), sigma=1.0)
+    matrix = np.linalg.inv(candidate.affine) @ reference.affine
+    whole = resample(candidate.data, matrix, reference.shape, straight=True)
+    flat = spline_slice(candidate.data, spline_weights(matrix, reference.shape, candidate.shape), axis, index)
+    np.testing.assert_allclose(flat, np.take(whole, index, axis), atol=1e-5 * np.ptp(whole))

@@ -93,6 +93,8 @@ def test_keys_are_listed_and_told_in_tooltips(qtbot, dock):
     for action in dock.commands.values():
         assert f"<b>{action.key}</b>" in box.text()
         assert action.tip in box.text()
+        if action.name == "no tool":
+            continue  # a second key for the pointer's button
         button = dock.toolbar.buttons.get(action.name)
         assert button is not None, action.name
         if button.isEnabled():

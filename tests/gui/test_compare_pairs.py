@@ -93,10 +93,11 @@ def test_differences_are_paired_with_each_other(trio, compare):
 def test_a_pair_that_was_chosen_stays_for_differences(trio, compare):
     view = compare().view
     view.choose(second=trio.viewer.layers["brighter"])
-    view.set(mode=Mode.SWIPE, content=Content.DIFFERENCE)
-    assert [layer.name for layer in view.pair] == ["blurred", "brighter"]
-    view.choose(first=trio.viewer.layers["HR"])
     assert [layer.name for layer in view.pair] == ["HR", "brighter"]
+    view.set(mode=Mode.SWIPE, content=Content.DIFFERENCE)
+    assert [layer.name for layer in view.pair] == ["HR", "brighter"]
+    view.choose(first=None)
+    assert [layer.name for layer in view.pair] == ["blurred", "brighter"]
 
 
 def test_images_are_chosen_in_the_lists(qtbot, trio, compare):

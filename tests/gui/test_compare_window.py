@@ -94,7 +94,7 @@ def test_typing_one_number_does_not_round_the_other(qtbot, dock, compare):
     assert np.diff(limits(dock, "HR")) == pytest.approx(900.6312 - 100.2471, abs=1e-6)
 
 
-@pytest.mark.parametrize("unit", [1e-7, 1e-3, 1.0, 1e5])
+@pytest.mark.parametrize("unit", [1e-5, 1e-3, 1.0, 1e5])
 def test_numbers_of_any_magnitude_are_shown_and_typed(qtbot, viewer, head, add, compare, unit):
     add(head.replace(data=(head.data / 1000 * unit).astype(np.float64)), Role.GROUND_TRUTH)
     dock = compare()
@@ -106,7 +106,7 @@ def test_numbers_of_any_magnitude_are_shown_and_typed(qtbot, viewer, head, add, 
     type_in(qtbot, width, f"{0.123 * unit:.12f}".rstrip("0"))
     assert np.diff(limits(dock, "HR")) == pytest.approx(0.123 * unit, rel=0.01)
     for spin in (width, level):
-        assert spin.width() >= spin.minimumSizeHint().width() or spin.fontMetrics().horizontalAdvance(spin.text()) < spin.lineEdit().width() - 4
+assert spin.fontMetrics().horizontalAdvance(spin.text()) <= spin.lineEdit().width() - 4
 
 
 def test_no_width_is_no_window(qtbot, dock):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from napari_mrsr.errors import InputError
+from napari_mrsr.gui import _compat
 from napari_mrsr.gui.role_boxes import RoleBoxes
 from napari_mrsr.gui.session import Role, Run, Session
 from napari_mrsr.volume import Box
@@ -153,3 +154,16 @@ def test_region_line_and_mask_tell_of_changes_only(pair):
     pair.layers.remove(mask)
     assert session.mask is None
     assert seen[-1] == "mask"
+
+
+def test_sliders_wait_while_the_canvas_is_hidden(qtbot, pair):
+    session = Session.of(pair)
+    _compat.show_canvas(pair, False)
+    before = tuple(pair.dims.point)
+    session.position = (3.0, -4.0, 20.0)
+    qtbot.wait(100)
+    assert tuple(pair.dims.point) == before
+    _compat.show_canvas(pair, True)
+    session.move_sliders()
+    np.testing.assert_allclose(pair.dims.point, (3.0, -4.0, 20.0), atol=1.5)
+    assert session.position == (3.0, -4.0, 20.0)

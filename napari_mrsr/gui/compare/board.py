@@ -208,9 +208,10 @@ class Board(QWidget):
         if look.mode is Mode.SWIPE:
             overlays.divider(painter, pane.frame, self.divider_at(pane))
         left, right = captions(self.view, self.gallery, pane)
-        overlays.title(painter, pane.frame.pane, left, alone=not right)
-        overlays.title(painter, pane.frame.pane, right, right=True)
         narrow = pane.frame.pane.width() < NARROW
+        letter = 0 if narrow else 1
+        overlays.title(painter, pane.frame.pane, left, max(letter, len(right)))
+        overlays.title(painter, pane.frame.pane, right, max(letter, len(left)), right=True)
         overlays.letters(painter, pane.frame, pane.plane, 14.0 * len(left) if narrow else 0.0)
         overlays.scale_bar(painter, pane.frame)
 

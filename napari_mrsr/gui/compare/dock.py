@@ -105,6 +105,8 @@ class CompareDock(QWidget):
         if self._filled:
             # The window shares out the room of what was hidden on its next turn only.
             QTimer.singleShot(0, lambda: _compat.widen(self.viewer, self) if isalive(self) else None)
+        else:
+            self.session.move_sliders()
         self._refresh()
 
     def show_keys(self) -> None:
@@ -163,6 +165,7 @@ class CompareDock(QWidget):
                 self._unwatch(layer)
             if self._filled:
                 _compat.show_canvas(viewer, True)
+                session.move_sliders()
 
         self.destroyed.connect(clean_up)
         self.viewer.events.theme.connect(self._theme)

@@ -124,7 +124,7 @@ class Gallery:
             return Drawn(message="No ground truth: choose an image under Against.")
         if layer is against:
             return Drawn(message="Differences are taken against this image.")
-        pair = self.differences.pair(against, layer)
+        pair = self.differences.pair(against, layer, self._view.space)
         if pair.candidate is None:
             return Drawn(message=pair.problem or f"Putting {layer.name} on the grid of {against.name}...")
         if self._difference_limits(plane) is None:
@@ -148,7 +148,7 @@ class Gallery:
 
     def _difference_limits(self, plane: Plane) -> Limits | None:
         view, against = self._view, self._view.against
-        pairs = [self.differences.pair(against, layer) for layer in view.shown() if against is not None and layer is not against]
+        pairs = [self.differences.pair(against, layer, self._view.space) for layer in view.shown() if against is not None and layer is not against]
         return self.differences.limits(pairs, view.look.difference, view.space, plane)
 
     def _gradient_limits(self, shown: list[Layer], plane: Plane) -> Limits:

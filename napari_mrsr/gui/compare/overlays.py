@@ -49,15 +49,15 @@ def letters(painter: QPainter, frame: Frame, plane: Plane, lower: float) -> None
         write(painter, pane.adjusted(0, lower, 0, 0) if text == top else pane, flags, text, bold=True)
 
 
-def title(painter: QPainter, pane: QRectF, lines: Sequence[str], right: bool = False, alone: bool = False) -> None:
-    """Lines in a pane's upper left (or right) corner, the first one bold; `alone` where the other corner is empty."""
+def title(painter: QPainter, pane: QRectF, lines: Sequence[str], halved: int, right: bool = False) -> None:
+    """Lines in a pane's upper left (or right) corner, the first one bold; the first `halved` ones leave room for what else stands at their height."""
     align = Qt.AlignmentFlag
     side = align.AlignRight if right else align.AlignLeft
-    # The letter in the middle of the upper edge keeps its place.
-    width = pane.width() - 10 if alone else pane.width() / 2 - 15
-    first = QRectF(pane.right() - 5 - width if right else pane.left() + 5, pane.top() + 3, width, 15)
     for number, line in enumerate(lines):
-        write(painter, first.translated(0, 14 * number), side | align.AlignTop, line, 9.0 if number == 0 else 8.0, number == 0)
+        # The letter in the middle of the upper edge keeps its place.
+        width = pane.width() / 2 - 15 if number < halved else pane.width() - 10
+        at = QRectF(pane.right() - 5 - width if right else pane.left() + 5, pane.top() + 3 + 14 * number, width, 15)
+        write(painter, at, side | align.AlignTop, line, 9.0 if number == 0 else 8.0, number == 0)
 
 
 def scale_bar(painter: QPainter, frame: Frame) -> None:

@@ -22,7 +22,7 @@ from napari_mrsr.gui.session import Role
 
 NO_OVERLAY = "No overlay"
 TRUTH = "Ground truth"
-MOST_DECIMALS = 12
+MOST_DECIMALS = 8
 
 
 class Toolbar(QWidget):
@@ -244,7 +244,8 @@ def _number(name: str, tip: str) -> QDoubleSpinBox:
     spin.setToolTip(tip)
     spin.setRange(-1e9, 1e9)
     spin.setKeyboardTracking(False)
-    spin.setFixedWidth(86)
+    longest, arrows = f"-0.{'0' * MOST_DECIMALS}", 28
+    spin.setFixedWidth(spin.fontMetrics().horizontalAdvance(longest) + arrows)
     return spin
 
 
