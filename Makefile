@@ -10,10 +10,13 @@ demo:  ## the main job on the shipped sample: a napari window, or files in out/ 
 	@.ci/setup pyqt5
 	$(BIN)/napari-mrsr demo
 
-test:  ## all tests on PyQt5, then the GUI tests on PyQt6
+test:  ## all tests; those of the windows on PyQt5 and PyQt6, side by side
 	@.ci/setup pyqt5,pyqt6,tissue,dev
-	QT_API=pyqt5 $(SCREEN) $(BIN)/python -m pytest -q
-	QT_API=pyqt6 PYTEST_QT_API=pyqt6 $(SCREEN) $(BIN)/python -m pytest -q tests/gui
+	QT_API=pyqt5 $(BIN)/python -m pytest -q --ignore=tests/gui
+	@echo "tests/gui on PyQt5 and PyQt6"; log=$$(mktemp); \
+	(QT_API=pyqt6 PYTEST_QT_API=pyqt6 $(SCREEN) $(BIN)/python -m pytest -q tests/gui > $$log 2>&1) & other=$$!; \
+	QT_API=pyqt5 $(SCREEN) $(BIN)/python -m pytest -q tests/gui; first=$$?; \
+	wait $$other; second=$$?; echo "PyQt6:"; cat $$log; rm -f $$log; exit $$((first || second))
 
 check:  ## lint, types, import contracts, manifest
 	@.ci/setup pyqt5,pyqt6,tissue,dev

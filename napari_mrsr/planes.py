@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.linalg import polar
 
-from napari_mrsr.volume import Volume
+from napari_mrsr.volume import Box, Volume
 
 LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 """Ends of the array axes, low index first."""
@@ -127,6 +127,11 @@ class Space:
         """Whether the axes are parallel to a volume's, so that its slices can be shown as they are."""
         matrix = self.matrix(volume)[:3, :3]
         return bool((np.abs(matrix - np.diag(np.diag(matrix))) * volume.shape).max() < STRAIGHT_VOXELS * min(volume.voxel_size))
+
+    def box(self, volume: Volume) -> Box:
+        """Box around a volume's outer voxel edges, along these axes."""
+        lower, upper = self.extent(volume)
+        return Box(tuple(lower), tuple(upper), tuple(self.rotation.ravel()))
 
     def extent(self, volume: Volume) -> NDArray[np.float64]:
         """(2, 3): lowest and highest coordinates of a volume's outer voxel edges."""

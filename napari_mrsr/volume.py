@@ -17,6 +17,8 @@ from napari_mrsr.errors import InputError
 AXES = "RAS"
 """Names of the three array axes of every Volume: they grow to the patient's right, front (anterior) and top (superior)."""
 
+WORLD = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+"""Axes of the world, row by row."""
 _IDENTITY_ORNT = np.array([[0, 1], [1, 1], [2, 1]], dtype=float)
 
 
@@ -173,25 +175,49 @@ class Volume:
 
 @dataclass(frozen=True)
 class Box:
-    """An axis-aligned region in RAS world millimetres.
+    """A region in millimetres, with its edges along the world's axes or along those of an oblique volume.
 
     Attributes
     ----------
     lower, upper : tuple of float
-        Smallest and largest R, A, S coordinate in mm.
+        Smallest and largest coordinate along each axis, mm from the world's origin.
+    axes : tuple of 9 float
+        Row by row, the (3, 3) matrix whose columns are the axes in RAS world coordinates, perpendicular and of unit length.
     """
 
     lower: tuple[float, ...]
     upper: tuple[float, ...]
+    axes: tuple[float, ...] = WORLD
 
     def __post_init__(self) -> None:
-        values = np.array([self.lower, self.upper], float)
+        values, rotation = np.array([self.lower, self.upper], float), np.array(self.axes, float)
         if values.shape != (2, 3) or not np.isfinite(values).all():
             raise InputError(f"A region needs six finite numbers in mm, got {self.lower} to {self.upper}.")
         if (values[1] <= values[0]).any():
             raise InputError(f"The region is empty: its upper corner {self.upper} mm must exceed its lower corner {self.lower} mm on every axis.")
+        if rotation.shape != (9,) or not np.allclose(rotation.reshape(3, 3).T @ rotation.reshape(3, 3), np.eye(3), atol=1e-4):
+            raise InputError(f"The axes of a region must be nine numbers of three perpendicular directions, got {self.axes}.")
         object.__setattr__(self, "lower", tuple(float(v) for v in values[0]))
         object.__setattr__(self, "upper", tuple(float(v) for v in values[1]))
+        object.__setattr__(self, "axes", tuple(float(v) for v in rotation))
+
+    @property
+    def rotation(self) -> NDArray[np.float64]:
+        """(3, 3) array: the axes as columns."""
+        return np.array(self.axes).reshape(3, 3)
+
+    @property
+    def tilt(self) -> float:
+        """Largest angle in degrees between an axis and its anatomical axis."""
+        return float(np.degrees(np.arccos(np.clip(np.diag(self.rotation), -1, 1))).max())
+
+    def along(self, rotation: ArrayLike) -> Box:
+        """The smallest box along other axes (columns of a (3, 3) array) that holds this one; this one where the axes are the same."""
+        matrix = np.asarray(rotation, float)
+        if np.allclose(matrix, self.rotation, atol=1e-9):
+            return self
+        corners = _corners(np.array(self.lower), np.array(self.upper)) @ (matrix.T @ self.rotation).T
+        return Box(tuple(corners.min(0)), tuple(corners.max(0)), tuple(matrix.ravel()))
 
     @classmethod
     def parse(cls, text: str) -> Box:
@@ -211,7 +237,8 @@ class Box:
     def to_slices(self, volume: Volume) -> tuple[slice, slice, slice]:
         """Voxel block of `volume` that holds every voxel whose centre lies in the box.
 
-        All eight corners are mapped, so a box over an oblique volume gives the block that contains it; the block is clipped to the volume.
+        Exact where the box lies along the volume's axes. All eight corners are mapped, so any other box over an oblique volume gives the block
+        that contains it; the block is clipped to the volume.
 
         Raises
         ------
@@ -219,7 +246,7 @@ class Box:
             If the box and the volume do not overlap.
         """
         inverse = np.linalg.inv(volume.affine)
-        corners = _corners(np.array(self.lower), np.array(self.upper)) @ inverse[:3, :3].T + inverse[:3, 3]
+        corners = _corners(np.array(self.lower), np.array(self.upper)) @ (inverse[:3, :3] @ self.rotation).T + inverse[:3, 3]
         lower = np.maximum(np.ceil(corners.min(0) - 1e-6), 0).astype(int)
         upper = np.minimum(np.floor(corners.max(0) + 1e-6) + 1, volume.shape).astype(int)
         if (upper <= lower).any():

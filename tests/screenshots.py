@@ -28,6 +28,8 @@ SIZE = (1280, 800)
 COLOURS = 256
 EYE = (-22.0, 4.0, 17.0)
 """World point in mm that is looked at in the T1 head: deep grey matter and ventricles."""
+PROBED = (-7.0, 42.0, 17.0)
+"""At the front wall of the left ventricle."""
 WALL = Box((11.0, -14.0, 9.0), (43.0, 18.0, 25.0))
 """Around the outer wall of the right ventricle, an edge that stands alone."""
 
@@ -181,9 +183,8 @@ def t1() -> None:
     probe = studio.dock("Attention probe")
     studio.wait(lambda: probe.maps.count() > 0)
     probe.pick_button.click()
-    place = (-62.0, -10.0, 30.0)
-    session.position = place
-    probe.look(place)
+    session.position = PROBED
+    probe.look(PROBED)
     studio.wait(lambda: any(layer.name.startswith("probe:") for layer in viewer.layers))
     probe.alone_button.click()
     studio.picture("probe")

@@ -64,6 +64,9 @@ def test_constant_or_empty_volumes_are_refused(data):
     with pytest.raises(InputError, match="scan: all voxels have the same value"):
         require_content(data, "scan")
     require_content(np.arange(8.0).reshape(2, 2, 2), "scan")
+    lone = np.zeros((70, 5, 40))
+    lone[33, 2, 39] = 1
+    require_content(lone, "scan")
 
 
 def noisy_ball(smooth_array, shape, percent):

@@ -67,7 +67,7 @@ def _table(rows: Sequence[Consistency]) -> str:
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in cells]
     notes = [
-        f"{r.name}: degraded by {r.protocol}; sigma {r.sigma:.4g}: {r.sigma_source}; region: {r.region}"
+        f"{r.name}: degraded by {r.protocol}; sigma {'-' if r.sigma is None else f'{r.sigma:.4g}'}: {r.sigma_source}; region: {r.region}"
         + ("; resampled onto the lattice of the degradation" if r.resampled else "")
         for r in rows
     ]

@@ -29,8 +29,6 @@ WHOLE = 0.02
 """Share by which spacings may miss a whole ratio."""
 CLEAR_OF_NOISE = 3.0
 """Noise levels above which the input counts as tissue."""
-NORMAL_MAD = 1.4826
-"""Standard deviation over median absolute deviation of a normal distribution."""
 
 
 class Consistency(BaseModel):
@@ -47,9 +45,9 @@ class Consistency(BaseModel):
     rms, peak : float
         Root mean square and largest size of the residual, scanner units.
     rms_sigmas, peak_sigmas : float or None
-        The same in units of `sigma`; None where that is 0.
-    sigma, sigma_source : float, str
-        Noise of the input in scanner units and where it is known from; else the residual's own robust spread.
+        The same in units of `sigma`; None where that is not known.
+    sigma, sigma_source : float or None, str
+        Noise of the input in scanner units and where it is known from; None, and why, where there is none to measure a residual against.
     at_mm : list of three floats
         World position of the largest residual.
     voxels : int
@@ -70,7 +68,7 @@ class Consistency(BaseModel):
     peak: float
     rms_sigmas: float | None
     peak_sigmas: float | None
-    sigma: float
+    sigma: float | None
     sigma_source: str
     at_mm: list[float]
     voxels: int
@@ -126,10 +124,9 @@ def data_consistency(low: Volume, candidate: Volume, protocol: str | None = None
             f"holds all of its surroundings ({extents(low, candidate)})."
         )
     residual = np.where(complete, operator.image(fine) - np.asarray(low.data, np.float32), np.float32(0))
-    noise, source = _noise(low)
-    inside, region = _inside(low, complete, mask, noise)
+    sigma, source = _noise(low)
+    inside, region = _inside(low, complete, mask, sigma or 0.0)
     found = residual[inside].astype(np.float64)
-    sigma = noise or NORMAL_MAD * float(np.median(np.abs(found - np.median(found))))
     place = np.argwhere(inside)[int(np.argmax(np.abs(found)))]
     rms, peak = float(np.sqrt(np.mean(found**2))), float(np.abs(found).max())
     power = float(np.sqrt(np.mean(low.data[inside].astype(np.float64) ** 2)))
@@ -248,12 +245,11 @@ def _inside(low: Volume, complete: Mask, mask: Volume | None, noise: float) -> t
     return inside, where if complete.all() else f"{where}, where the result covers all surroundings ({inside.sum():,} of {counted.sum():,} voxels)"
 
 
-def _noise(low: Volume) -> tuple[float, str]:
-    """Noise of the input as recorded or estimated; 0 where there is none that a residual can be measured against."""
+def _noise(low: Volume) -> tuple[float | None, str]:
+    """Noise of the input as recorded or estimated, and which; None where there is none that a residual can be measured against."""
     recorded = low.record.get("degradation")
     known = recorded.get("noise_sigma") if isinstance(recorded, Mapping) else None
     if isinstance(known, (int, float)):
-        noise, source = float(known), "noise recorded with the input"
-    else:
-        noise, source = estimate_noise(low.data), "noise estimated from the input"
-    return noise, source if noise > 0 else "robust spread of the residual itself; the input has no known noise"
+        return (float(known), "noise recorded with the input") if known > 0 else (None, "the input was made without noise")
+    noise = estimate_noise(low.data)
+    return (noise, "noise estimated from the input") if noise > 0 else (None, "no noise is recorded with the input, and none was found in it")

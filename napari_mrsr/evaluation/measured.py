@@ -279,7 +279,7 @@ def _thin(block: Block, axis: int, index: int) -> Block:
 
 def _box_text(box: Box) -> str:
     corners = ("(" + ", ".join(f"{v:.1f}" for v in ends) + ")" for ends in (box.lower, box.upper))
-    return f"box {' to '.join(corners)} mm"
+    return f"box {' to '.join(corners)} mm" + (f" along axes tilted by {box.tilt:.1f} degrees" if box.tilt > 0.01 else "")
 
 
 def _block_text(shape: Sequence[int], lower: Sequence[int], upper: Sequence[int], roi: Box | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.optimize import curve_fit
+from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.special import erf
 
 from napari_mrsr.errors import InputError
@@ -178,7 +179,10 @@ def measure_edge(profile: Profile, near: float | None = None) -> Edge:
     lower = (y[0] - slack[0], y[-1] - slack[1], x[0] - reach, 0.0)
     upper = (y[0] + slack[0], y[-1] + slack[1], x[-1] + reach, 2 * reach)
     try:
-        (left, right, position, sigma), _ = curve_fit(_step, x, y, guess, bounds=(lower, upper))
+        with warnings.catch_warnings():
+            # Of the covariance, which nobody asks for.
+            warnings.simplefilter("ignore", OptimizeWarning)
+            (left, right, position, sigma), _ = curve_fit(_step, x, y, guess, bounds=(lower, upper))
     except (RuntimeError, ValueError):
         raise _no_edge(profile) from None
     low, high = sorted((left, right))

@@ -31,17 +31,22 @@ def main_window(viewer: Any) -> Any:
     return unwrap(viewer).window._qt_window
 
 
+def _centre(viewer: Any) -> Any:
+    """Widget in the middle of napari's window (canvas and sliders); None where the window has gone."""
+    main = getattr(getattr(unwrap(viewer), "window", None), "_qt_window", None)
+    return main.centralWidget() if main is not None and isalive(main) else None
+
+
 def show_canvas(viewer: Any, visible: bool) -> None:
-    """Show the widget in the middle of napari's window (canvas and sliders), or leave its room to the docks; a closed window is left alone."""
-    window = getattr(unwrap(viewer), "window", None)
-    main = getattr(window, "_qt_window", None)
-    if main is not None and isalive(main) and main.centralWidget() is not None:
-        main.centralWidget().setVisible(visible)
+    """Show the widget in the middle of napari's window, or leave its room to the docks; a closed window is left alone."""
+    centre = _centre(viewer)
+    if centre is not None:
+        centre.setVisible(visible)
 
 
 def canvas_shown(viewer: Any) -> bool:
     """Whether napari's canvas is to be seen whenever its window is; napari shows its notifications nowhere else."""
-    centre = main_window(viewer).centralWidget()
+    centre = _centre(viewer)
     return centre is None or not centre.isHidden()
 
 

@@ -7,11 +7,13 @@ from typing import Any
 from qtpy.QtWidgets import QLabel, QPushButton
 
 from napari_mrsr.degradation import PROTOCOLS, Degradation, degrade
-from napari_mrsr.gui.dock import Dock, in_background, note
+from napari_mrsr.errors import InputError
+from napari_mrsr.gui.dock import Dock, in_background, note, warn, when_removed
 from napari_mrsr.gui.forms import form_values, model_form
 from napari_mrsr.gui.layers import layer_to_volume, volume_to_layer
 from napari_mrsr.gui.role_boxes import RoleBoxes
 from napari_mrsr.gui.session import Role
+from napari_mrsr.intensity import require_content
 from napari_mrsr.volume import Volume
 
 FIELDS: dict[str, dict[str, Any]] = {
@@ -34,14 +36,34 @@ class DegradeDock(Dock):
         self.button.setObjectName("make button")
         self.button.setToolTip("Degrade the ground truth; the result becomes the low resolution")
         self.button.clicked.connect(self.guarded(self._start))
-        self.status = note(name="status")
+        self.status, self.warning = note(name="status"), note(name="warning")
         self.column.addWidget(QLabel("<b>Make low-resolution</b>"))
         self.column.addWidget(self.roles)
         self.column.addWidget(self.form.native)
+        self.column.addWidget(self.warning)
         self.column.addWidget(self.button)
         self.column.addWidget(self.status)
         self.column.addStretch()
-        self.destroyed.connect(self.roles.disconnect_session)
+        session, roles, look = self.session, self.roles, self._look
+
+        def clean_up() -> None:
+            session.roles_changed.disconnect(look, missing_ok=True)
+            roles.disconnect_session()
+
+        session.roles_changed.connect(look)
+        when_removed(self, clean_up)
+        self._look()
+
+    def _look(self) -> None:
+        """Say at once what would be in the way."""
+        layer, problem = self.session.layer(Role.GROUND_TRUTH), ""
+        if layer is not None:
+            try:
+                volume = self.session.volume(layer)
+                require_content(volume.data, volume.name)
+            except InputError as error:
+                problem = str(error)
+        warn(self.warning, problem)
 
     def _start(self) -> None:
         layer = self.session.layer(Role.GROUND_TRUTH)

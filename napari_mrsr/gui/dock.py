@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from html import escape
 from typing import Any
 
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error, show_info
 from qtpy.compat import isalive
-from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtCore import QEvent, QObject, Qt, QThreadPool, QTimer
 from qtpy.QtWidgets import QComboBox, QFrame, QLabel, QMessageBox, QScrollArea, QVBoxLayout, QWidget
 
 from napari_mrsr.errors import MrsrError
@@ -18,6 +20,7 @@ from napari_mrsr.gui import _compat
 from napari_mrsr.gui.session import Session
 
 MIN_WIDTH = 300
+WARNING = "#e69f00"
 START_WORKER_MS = 500
 """How long after a dock is made the worker process may start."""
 
@@ -112,6 +115,47 @@ def in_background(
     create_worker(attempt, _connect={"returned": deliver, "finished": errand.clear}, _start_thread=True)
 
 
+def _finish_work() -> None:
+    """Let background work end before Qt's objects are taken away under it; napari waits only where its event loop was run."""
+    pool = QThreadPool.globalInstance()
+    if pool is not None:
+        pool.waitForDone()
+
+
+atexit.register(_finish_work)
+
+
+class _Removal(QObject):
+    """Runs something once when a widget leaves its dock, or is destroyed, whichever comes first."""
+
+    def __init__(self, widget: QWidget, clean_up: Callable[[], None]) -> None:
+        super().__init__(widget)
+        self._clean_up: Callable[[], None] | None = clean_up
+        widget.installEventFilter(self)
+        widget.destroyed.connect(self.once)
+
+    def once(self, *_: Any) -> None:
+        clean_up, self._clean_up = self._clean_up, None
+        if clean_up is not None:
+            clean_up()
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802 - Qt's name
+        if event is not None and event.type() == QEvent.Type.ParentChange and isinstance(watched, QWidget) and watched.parent() is None:
+            self.once()
+            # Not within the change of parents, which is not over yet.
+            QTimer.singleShot(0, watched.deleteLater)
+        return False
+
+
+def when_removed(widget: QWidget, clean_up: Callable[[], None]) -> None:
+    """Call `clean_up` once when a docked widget goes; it must not touch Qt objects of the widget, which may be gone.
+
+    closeEvent never reaches a docked widget. A click on the dock's cross only takes the widget out of it, and leaves it to live on unseen; the
+    end of the window destroys it. Both count, and a widget that was taken out is deleted.
+    """
+    _Removal(widget, clean_up)
+
+
 def cut(*links: tuple[Any, Callable[..., None]]) -> None:
     """Disconnect Qt signals from slots of a widget that goes; Qt may have done so already."""
     for signal, slot in links:
@@ -126,6 +170,12 @@ def note(text: str = "", name: str = "") -> QLabel:
     label.setWordWrap(True)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     return label
+
+
+def warn(label: QLabel, sentence: str) -> None:
+    """Show a warning in a line of its own, in the theme's colour of text behind a coloured sign; without one the line is hidden."""
+    label.setText(f"<span style='color:{WARNING}'>&#9888;</span> {escape(sentence)}" if sentence else "")
+    label.setVisible(bool(sentence))
 
 
 def combo(name: str, tooltip: str, items: list[str] | None = None) -> QComboBox:

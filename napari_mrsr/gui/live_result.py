@@ -8,7 +8,7 @@ from napari.layers import Layer
 from qtpy.QtCore import QObject, QTimer
 
 from napari_mrsr.gui.dock import cut
-from napari_mrsr.gui.layers import sliced_axis, volume_to_layer
+from napari_mrsr.gui.layers import volume_to_layer
 from napari_mrsr.gui.session import Session
 from napari_mrsr.gui.worker_client import WorkerClient
 
@@ -31,15 +31,17 @@ class LiveResult(QObject):
         for signal, slot in self._links:
             signal.connect(slot)
         session.position_changed.connect(self._moved)
+        session.axis_changed.connect(self._moved)
 
     def look(self) -> tuple[tuple[float, float, float], int]:
         """What is on the screen: world point, and world axis across the slice."""
-        return self._session.position, sliced_axis(self._session.viewer)
+        return self._session.position, self._session.axis
 
     def detach(self) -> None:
         """Stop listening, and take the layer away; call before the dock goes."""
         cut(*self._links)
         self._session.position_changed.disconnect(self._moved, missing_ok=True)
+        self._session.axis_changed.disconnect(self._moved, missing_ok=True)
         self.end()
 
     def end(self) -> None:

@@ -14,6 +14,7 @@ class MapsBox(TickList):
 
     def __init__(self) -> None:
         super().__init__("Maps", "maps")
+        self.setToolTip("Maps of the inside of the network, to be kept beside the result")
         self.infos: dict[str, MapInfo] = {}
 
     def wait(self, model: str) -> None:

@@ -13,8 +13,8 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QFormLayout, QGridLayout, QLabel, QProgressBar, QPushButton, QSpinBox, QWidget
 
 from napari_mrsr.errors import InputError
-from napari_mrsr.gui.dock import START_WORKER_MS, Dock, combo, cut, note
-from napari_mrsr.gui.layers import layer_affine, layer_to_volume, sliced_axis
+from napari_mrsr.gui.dock import START_WORKER_MS, Dock, combo, cut, note, when_removed
+from napari_mrsr.gui.layers import layer_affine, layer_to_volume
 from napari_mrsr.gui.map_layers import map_infos, position
 from napari_mrsr.gui.probe_overlay import ProbeOverlay
 from napari_mrsr.gui.role_boxes import RoleBoxes
@@ -145,7 +145,7 @@ class ProbeDock(Dock):
                 clicks.remove(pressed)
             client.release()
 
-        self.destroyed.connect(clean_up)
+        when_removed(self, clean_up)
 
     # --- model and map ----------------------------------------------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ class ProbeDock(Dock):
         if info is None or self._at is None:
             raise InputError(self.description.text() or "Choose a map first.")
         channel = self.channel.value() - 1 if self.channel.isEnabled() and self.channel.value() else None
-        question = Question(self.models.currentText(), info, self._at, channel, sliced_axis(self.session.viewer))
+        question = Question(self.models.currentText(), info, self._at, channel, self.session.axis)
         if self._asked is not None and self.client.probing:
             self._next = question  # only the newest waits
         else:

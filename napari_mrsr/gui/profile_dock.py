@@ -15,8 +15,7 @@ from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFormLayout, QGridLayout, 
 
 from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation.profile import Edge, Interpolation, Line, Profile, common_edge, line_profiles, measure_edge
-from napari_mrsr.gui.dock import Dock, combo, in_background, note
-from napari_mrsr.gui.layers import sliced_axis
+from napari_mrsr.gui.dock import Dock, combo, in_background, note, when_removed
 from napari_mrsr.gui.line_layer import LineLayer
 from napari_mrsr.gui.metrics.style import SAMPLE, icon
 from napari_mrsr.gui.profile_plot import ProfilePlot
@@ -31,7 +30,7 @@ WIDEST = 50.0
 COLUMNS = {
     "Width\n[mm]": "10-90 % width of the edge that is steepest in all images together, from an error function fitted to it: smaller is sharper",
     "Place\n[mm]": "From the first end of the line to the middle of the edge: equal in images that lie on each other",
-    "Overshoot\n[%]": "How far the profile goes beyond the levels beside the edge, in percent of its height: ringing, or a second structure",
+    "Over-\nshoot [%]": "How far the profile goes beyond the levels beside the edge, in percent of its height: ringing, or a second structure",
 }
 INTERPOLATIONS: tuple[Interpolation, ...] = ("linear", "cubic")
 
@@ -74,6 +73,7 @@ class ProfileDock(Dock):
         self._arrange()
         self._connect()
         self.plot.set_theme(self.session.viewer.theme)
+        self._show()
         self._line_changed()
 
     def csv(self) -> str:
@@ -171,7 +171,7 @@ class ProfileDock(Dock):
             viewer.dims.events.order.disconnect(self._later)
             line.disconnect_session()
 
-        self.destroyed.connect(clean_up)
+        when_removed(self, clean_up)
 
     # --- the line ---------------------------------------------------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class ProfileDock(Dock):
             self._failed(str(error))
             return
         self._busy = True
-        across, interpolation = sliced_axis(self.session.viewer), INTERPOLATIONS[self.interpolation.currentIndex()]
+        across, interpolation = self.session.axis, INTERPOLATIONS[self.interpolation.currentIndex()]
         in_background(read, volumes, line, self.width_box.value(), across, interpolation, done=self._done, failed=self._failed, owner=self)
 
     def _done(self, reading: Reading) -> None:
@@ -241,7 +241,7 @@ class ProfileDock(Dock):
         reading = self.reading
         self.status.setVisible(bool(self.status.text()))
         self.copy_button.setEnabled(reading is not None)
-        self.copy_button.setToolTip("Profiles and edges onto the clipboard" if reading is not None else self.status.text())
+        self.copy_button.setToolTip("Profiles and edges onto the clipboard" if reading is not None else self.status.text() or "Reading...")
         self.plot.draw(reading.profiles if reading else (), self.normalise.isChecked())
         profiles, edges = (reading.profiles, reading.edges) if reading else ((), ())
         self.table.fill(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,10 @@ REACH = 2000.0
 """Largest coordinate in mm that can be typed."""
 NO_BOX = "There is no box yet: draw one, or fit one."
 NO_INPUT = "There is no low-resolution volume yet."
+
+
+TILT = 0.01
+"""Degrees below which axes count as the world's."""
 
 
 class RegionBox(QWidget):
@@ -84,7 +89,8 @@ class RegionBox(QWidget):
             field.blockSignals(True)
             field.setValue((box.lower, box.upper)[end][axis] if box else 0.0)
             field.setEnabled(box is not None)
-            field.setToolTip(f"{('From', 'To')[end]} ({NAMES[axis]}), in mm" if box else NO_BOX)
+            tilted = f", along axes tilted by {box.tilt:.1f}°" if box is not None and box.tilt > TILT else ""
+            field.setToolTip(f"{('From', 'To')[end]} ({NAMES[axis]}), in mm{tilted}" if box else NO_BOX)
             field.blockSignals(False)
         _enable(self.clear_button, box is not None, NO_BOX)
         there = self._session.layer(Role.LOW_RESOLUTION) is not None
@@ -130,7 +136,7 @@ class RegionBox(QWidget):
         corners = [list(box.lower), list(box.upper)]
         corners[end][axis] = value
         try:
-            self._session.roi = Box(tuple(corners[0]), tuple(corners[1]))
+            self._session.roi = replace(box, lower=tuple(corners[0]), upper=tuple(corners[1]))
         except InputError as error:
             self.failed.emit(str(error))
             self.refresh()

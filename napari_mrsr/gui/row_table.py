@@ -70,9 +70,9 @@ class RowTable(ReadTable):
         names : sequence of str
             Images; long ones are cut in the middle and whole in the tooltip.
         cells : sequence of sequences of str
-            Row by row; an empty row shows dashes.
+            Row by row; an empty row shows dashes, as a single cell may.
         problems : sequence of str
-            Why a row is empty: its tooltip.
+            Why there are dashes: their tooltip.
         icons : sequence of QIcon, optional
             Beside the names.
         """
@@ -88,7 +88,7 @@ class RowTable(ReadTable):
             for column, (text, about) in enumerate(zip(texts or [NOTHING] * len(self._abouts), self._abouts, strict=True)):
                 item = QTableWidgetItem(text)
                 item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-                item.setToolTip(about if texts else problem)
+                item.setToolTip(problem if text == NOTHING and problem else about)
                 self.setItem(row, column, item)
         if names:
             self.setCurrentCell(min(current, len(names) - 1), 0)

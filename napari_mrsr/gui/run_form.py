@@ -10,6 +10,7 @@ from magicgui.widgets import Container
 from napari_mrsr.degradation import PROTOCOLS, recorded_degradation
 from napari_mrsr.gui.forms import form_values, model_form
 from napari_mrsr.inference import RunOptions
+from napari_mrsr.intensity import require_content
 from napari_mrsr.volume import Volume
 from napari_mrsr.zoo import Card
 
@@ -59,7 +60,15 @@ class RunForm:
         self.container["protocol"].changed.connect(lambda _: action())
 
     def suit(self, card: Card, volume: Volume | None) -> None:
-        """Show the fields that a model can use for an input."""
+        """Show the fields that a model can use for an input.
+
+        Raises
+        ------
+        InputError
+            If no model can use the input, for all its voxels are equal.
+        """
+        if volume is not None:
+            require_content(volume.data, volume.name)
         hidden = self._useless(card, volume)
         for widget in self.container:
             widget.visible = widget.name not in hidden

@@ -19,18 +19,22 @@ IN_PLANE = 0.9
 T1 = Workspace(
     "T1",
     "Press <b>Run</b>. Then unfold <b>Also run</b>, tick cubic and back-projection and run again: all results are compared and scored.",
+    "cftn-x2",
 )
 T2_THICK = Workspace(
     "T2 thick",
     "Slices of 4 mm made from a sharp T2. Run cubic and back-projection, then look from the side to see what came back between the slices.",
+    "back-projection",
 )
 T2_REGISTERED = Workspace(
     "T2 registered",
     "T1 shows in-plane detail that the T2 lost. Run zero-fill, cubic and back-projection, and compare them with the ground truth.",
+    "zero-fill",
 )
 T2_ACQUIRED = Workspace(
     "T2 as acquired",
     "A real scan: no ground truth. Choose <b>Input made by</b> slice-profile, ask for <b>Voxel across</b> 1 mm, and judge by <b>Trust</b>.",
+    "back-projection",
 )
 
 

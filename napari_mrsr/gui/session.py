@@ -14,7 +14,7 @@ from qtpy.QtCore import QTimer
 
 from napari_mrsr.errors import InputError
 from napari_mrsr.gui import _compat
-from napari_mrsr.gui.layers import KEY, layer_to_volume
+from napari_mrsr.gui.layers import KEY, layer_to_volume, sliced_axis
 from napari_mrsr.volume import Box, Volume
 
 
@@ -50,8 +50,8 @@ class Session:
     Emits `roles_changed` when a role moves, a candidate comes or goes, or the layer of either leaves; `runs_changed` when a run comes or
     goes; `layers_changed` when the choice of image layers, or a name, changes; `models_changed` when the list of models has grown;
     `position_changed` when another point is looked at; `values_changed` when a layer's array was filled in place;
-    `captions_changed` with the captions; `roi_changed`, `line_changed` and `mask_changed` with the region of interest, the
-    profile line and the mask.
+    `captions_changed` with the captions; `axis_changed` and `overlay_changed` with the plane and the map that are looked at;
+    `roi_changed`, `line_changed` and `mask_changed` with the region of interest, the profile line and the mask.
     """
 
     models_changed = Signal()
@@ -61,6 +61,8 @@ class Session:
     position_changed = Signal()
     values_changed = Signal()
     captions_changed = Signal()
+    axis_changed = Signal()
+    overlay_changed = Signal()
     roi_changed = Signal()
     line_changed = Signal()
     mask_changed = Signal()
@@ -76,6 +78,8 @@ class Session:
         self._line: Line | None = None
         self._mask: Layer | None = None
         self._live: Layer | None = None
+        self._overlay: Layer | None = None
+        self._axis: int | None = None
         self._captions: weakref.WeakKeyDictionary[Layer, str] = weakref.WeakKeyDictionary()
         self._sliders = _point(viewer)
         self._position: Point = self._sliders or (0.0, 0.0, 0.0)
@@ -189,6 +193,28 @@ class Session:
             if not self._follow.isActive():
                 self._follow.start()
             self.position_changed.emit()
+
+    @property
+    def axis(self) -> int:
+        """Axis (0, 1, 2 for R, A, S) across the slice that is looked at: in Compare while it fills the window, else in napari's canvas."""
+        return self._axis if self._axis is not None else sliced_axis(self.viewer)
+
+    def look_along(self, axis: int | None) -> None:
+        """Say which axis lies across the slices that are looked at; None for that of napari's canvas."""
+        if axis != self._axis:
+            self._axis = axis
+            self.axis_changed.emit()
+
+    @property
+    def overlay(self) -> Layer | None:
+        """Map or mask that Compare lays over its images."""
+        return self._overlay
+
+    @overlay.setter
+    def overlay(self, layer: Layer | None) -> None:
+        if layer is not self._overlay:
+            self._overlay = layer
+            self.overlay_changed.emit()
 
     @property
     def live(self) -> Layer | None:
@@ -309,6 +335,8 @@ class Session:
         self.drop_candidate(gone)
         if gone is self._live:
             self.live = None
+        if gone is self._overlay:
+            self.overlay = None
         if gone is self._mask:
             self.mask = None
         for run in [r for r in self.runs if gone in r.layers]:

@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QMessageBox, QProgr
 
 from napari_mrsr.errors import InputError
 from napari_mrsr.gui.diagnostics_action import diagnostics_action
-from napari_mrsr.gui.dock import START_WORKER_MS, Dock, combo, cut, note
+from napari_mrsr.gui.dock import START_WORKER_MS, Dock, combo, cut, note, when_removed
 from napari_mrsr.gui.hint_bar import HintBar
 from napari_mrsr.gui.import_weights import ImportButton
 from napari_mrsr.gui.maps_box import MapsBox
@@ -89,6 +89,7 @@ class SuperResolveDock(Dock):
             model=model,
             device=self.device.currentText(),
             roi=(*box.lower, *box.upper) if box else None,
+            roi_axes=box.axes if box else None,
             maps=() if also else self.maps.chosen(),
             **self.run_form.values(self._cards[model], volume),
         )
@@ -195,7 +196,7 @@ class SuperResolveDock(Dock):
             queue.detach()
             client.release()
 
-        self.destroyed.connect(clean_up)
+        when_removed(self, clean_up)
 
     def _model_changed(self, name: str) -> None:
         self.also.offer([Entry(card.name, card.name, card.summary) for card in self._cards.values() if card.name != name])

@@ -129,6 +129,7 @@ def show_map(session: Session, volume: Volume, info: MapInfo, name: str, limits:
     layer = session.viewer.add_image(data, **meta)
     explain(layer, info, volume.data)
     show_colour_bar(layer)
+    session.overlay = layer
     return layer
 
 

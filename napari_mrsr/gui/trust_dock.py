@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QFormLayout, QGridLayout, QLabel, QPushButton, QWidge
 from napari_mrsr.degradation import PROTOCOLS
 from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation.trust import CONSISTENCY_LIMITS, DISAGREEMENT_LIMITS, NOT_FOR_DIAGNOSIS, Consistency, Disagreement
-from napari_mrsr.gui.dock import Dock, combo, in_background, note
+from napari_mrsr.gui.dock import Dock, combo, in_background, note, when_removed
 from napari_mrsr.gui.mask_box import MaskBox, mask_volume
 from napari_mrsr.gui.row_table import NOTHING, RowTable
 from napari_mrsr.gui.session import Role
@@ -142,7 +142,7 @@ class TrustDock(Dock):
                 signal.disconnect(self.refresh, missing_ok=True)
             mask_box.disconnect_session()
 
-        self.destroyed.connect(clean_up)
+        when_removed(self, clean_up)
 
     # --- checking ---------------------------------------------------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ class TrustDock(Dock):
 
     def _fill(self, names: list[str]) -> None:
         found = self._findings.results if self._findings else (Finding(problem=NOT_CHECKED),) * len(names)
-        self.table.fill(names, [_cells(finding) for finding in found], [finding.problem for finding in found])
+        self.table.fill(names, [_cells(finding) for finding in found], [_missing(finding) for finding in found])
 
     def _show_row(self) -> None:
         finding = self._current()
@@ -252,13 +252,19 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     return f"{100 * numbers.nrmse:.2f} %", rms, peak
 
 
+def _missing(finding: Finding) -> str:
+    """Why cells hold a dash."""
+    return _noise_text(finding.numbers) if isinstance(finding.numbers, Consistency) else finding.problem
+
+
+def _noise_text(numbers: Consistency) -> str:
+    return f"σ is not known: {numbers.sigma_source}." if numbers.sigma is None else f"σ = {numbers.sigma:.3g}: {numbers.sigma_source}."
+
+
 def _details(numbers: Consistency) -> str:
     at = ", ".join(f"{v:.0f}" for v in numbers.at_mm)
     moved = " Resampled onto the lattice of the degradation." if numbers.resampled else ""
-    return (
-        f"Degraded by {numbers.protocol}; over the {numbers.region}. Largest {numbers.peak:.4g} at ({at}) mm. "
-        f"σ = {numbers.sigma:.3g}: {numbers.sigma_source}.{moved}"
-    )
+    return f"Degraded by {numbers.protocol}; over the {numbers.region}. Largest {numbers.peak:.4g} at ({at}) mm. {_noise_text(numbers)}{moved}"
 
 
 def _apart_text(numbers: Disagreement) -> str:

@@ -23,10 +23,11 @@ MAIN, SIDE = "Compare", ("Super-resolve", "Metrics", "Trust")
 
 @dataclass(frozen=True)
 class Workspace:
-    """Name of a workspace for the settings, and a hint of what to try in it."""
+    """Name of a workspace for the settings, a hint of what to try in it, and a model that suits its input."""
 
     key: str
     hint: str
+    model: str
 
 
 def prepare_workspace(workspace: Workspace) -> None:
@@ -71,4 +72,5 @@ def _open_docks(viewer: Any, workspace: Workspace) -> None:
             window.tabifyDockWidget(side, other)
     side.show()
     side.raise_()
+    dock.models.setCurrentText(workspace.model)
     dock.hint.suggest(workspace.key, workspace.hint)

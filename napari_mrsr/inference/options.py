@@ -14,7 +14,7 @@ from napari_mrsr.evaluation.align import require_finite
 from napari_mrsr.evaluation.fit import extents
 from napari_mrsr.grid import SamplingGrid, lattice_offset
 from napari_mrsr.intensity import estimate_noise, foreground_mask, intensity_range, require_content
-from napari_mrsr.volume import AXES, Box, Volume, axis_index
+from napari_mrsr.volume import AXES, WORLD, Box, Volume, axis_index
 from napari_mrsr.zoo import Card, get_card, list_models
 
 MIN_SIZE = 4
@@ -52,6 +52,8 @@ class RunOptions(Options):
         Move the reference rigidly onto the input before it is used.
     roi : six floats or None
         Region in mm: x0, y0, z0, x1, y1, z1.
+    roi_axes : nine floats or None
+        Axes along which the region's edges lie, where they are not the world's (:attr:`napari_mrsr.volume.Box.axes`).
     device : str
         auto, cpu, cuda, cuda:1, mps.
     tile : int or None
@@ -78,6 +80,7 @@ class RunOptions(Options):
     orientations: Literal["both", "first", "second"] = "both"
     register_reference: bool = False
     roi: tuple[float, float, float, float, float, float] | None = None
+    roi_axes: tuple[float, ...] | None = None
     device: str = "auto"
     tile: Annotated[int, Field(ge=8)] | None = None
     maps: tuple[str, ...] = ()
@@ -92,7 +95,7 @@ class RunOptions(Options):
         if self.roi is None:
             return None
         corners = np.array(self.roi).reshape(2, 3)
-        return Box(tuple(corners.min(0)), tuple(corners.max(0)))
+        return Box(tuple(corners.min(0)), tuple(corners.max(0)), self.roi_axes or WORLD)
 
 
 @dataclass(frozen=True, eq=False)

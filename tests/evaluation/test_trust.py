@@ -79,7 +79,7 @@ def test_a_planted_lesion_is_seen_and_a_checkerboard_is_not(head_crop):
     assert hidden.peak_sigmas == pytest.approx(plain.peak_sigmas, rel=0.02)
 
 
-def test_sigma_is_the_recorded_noise_else_estimated_else_the_residuals_own(head_crop):
+def test_sigma_is_the_recorded_noise_else_estimated_else_unknown(head_crop):
     noisy = degrade(head_crop, Degradation(noise=3, seed=1))
     recorded, _ = data_consistency(noisy, head_crop)
     assert recorded.sigma == noisy.record["degradation"]["noise_sigma"]
@@ -89,9 +89,13 @@ def test_sigma_is_the_recorded_noise_else_estimated_else_the_residuals_own(head_
     assert "estimated" in estimated.sigma_source
     clean = degrade(head_crop, Degradation())
     off = head_crop.replace(data=head_crop.data + np.random.default_rng(0).normal(0, 20, head_crop.shape))
-    own, _ = data_consistency(clean, off)
-    assert "spread of the residual" in own.sigma_source
-    assert own.rms_sigmas == pytest.approx(1, abs=0.1)
+    unknown, _ = data_consistency(clean, off)
+    assert (unknown.sigma, unknown.rms_sigmas, unknown.peak_sigmas) == (None, None, None)
+    assert "made without noise" in unknown.sigma_source
+    tiny = clean.crop((slice(8, 12),) * 3).replace(record={})
+    silent, _ = data_consistency(tiny, off, "gaussian")
+    assert silent.sigma is None
+    assert "none was found" in silent.sigma_source
     exact, _ = data_consistency(clean, head_crop)
     assert exact.peak == pytest.approx(0, abs=1e-2)
 

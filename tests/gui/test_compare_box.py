@@ -176,3 +176,36 @@ def test_an_outside_change_of_box_or_line_is_drawn(dock, trio, pixels):
     assert orange.sum() > 50
     trio.line = None
     assert np.array_equal(pixels(dock.board), before)
+
+
+def test_on_a_tilted_grid_the_box_drawn_is_the_box_measured(viewer, add, compare, hand, head):
+    """Edges lie along the grid's axes: nothing beyond what was drawn counts, and the inset shows just that."""
+    angle = np.radians(12)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = head.affine.copy()
+    affine[:3, :3] = turn @ affine[:3, :3]
+    tilted = head.replace(affine=affine)
+    add(tilted, Role.GROUND_TRUTH)
+    dock = compare()
+    dock.view.set(tool=Tool.BOX)
+    space = dock.view.space
+    (low, high), here = space.extent(tilted), space.coordinates(dock.session.position)
+    start, end = (low[:2] + 0.3 * (high - low)[:2], low[:2] + 0.7 * (high - low)[:2])
+    pane = dock.board.panes()[0]
+    hand(dock.board).drag(pane.frame.point(*start), pane.frame.point(*end))
+    roi = dock.session.roi
+    assert roi.tilt == pytest.approx(12, abs=0.01)
+    assert roi.lower[:2] == pytest.approx(tuple(start))
+    assert roi.upper[:2] == pytest.approx(tuple(end))
+    block = roi.to_slices(tilted)
+    size = np.array([s.stop - s.start for s in block]) * tilted.voxel_size
+    np.testing.assert_allclose(size[:2], end - start, atol=1.3)
+    assert roi.lower[2] < here[2] < roi.upper[2]
+    # Moving it along the slice keeps its size exactly, however often.
+    for _ in range(3):
+        pane = dock.board.panes()[0]
+        middle = (np.array(dock.session.roi.lower) + dock.session.roi.upper) / 2
+        hand(dock.board).drag(pane.frame.point(middle[0], middle[1]), pane.frame.point(middle[0] + 2, middle[1] - 1))
+    moved = dock.session.roi
+    np.testing.assert_allclose(np.subtract(moved.upper, moved.lower), np.subtract(roi.upper, roi.lower), atol=1e-6)
+    np.testing.assert_allclose(np.subtract(moved.lower, roi.lower), (6, -3, 0), atol=1e-6)

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import re
+from html import unescape
+
+import numpy as np
 import pytest
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QKeySequence
+from qtpy.QtGui import QColor, QKeySequence
 from qtpy.QtWidgets import QAbstractButton, QApplication, QComboBox, QLabel, QMessageBox, QPushButton, QStyle, QStyleOptionComboBox, QWidget
 
 from napari_mrsr.gui.compare.actions import HELD, MOUSE
@@ -87,20 +91,27 @@ def test_keys_are_unique_and_do_not_hide_those_of_the_board(dock):
     assert {"Space", "Up", "Down", "PgUp", "PgDown"}.isdisjoint(keys)
 
 
-def test_keys_are_listed_and_told_in_tooltips(qtbot, dock):
+def test_keys_are_listed_and_told_in_tooltips(qtbot, dock, compare):
     dock.toolbar.buttons["keys"].click()
     box = dock.findChild(QMessageBox, "keys")
+    text = unescape(box.text())
     for action in dock.commands.values():
-        assert f"<b>{action.key}</b>" in box.text()
-        assert action.tip in box.text()
+        assert f"<b>{action.key}</b>" in text
+        assert action.tip in text
         if action.name == "no tool":
             continue  # a second key for the pointer's button
         button = dock.toolbar.buttons.get(action.name)
         assert button is not None, action.name
         if button.isEnabled():
             assert f"[{action.key}]" in button.toolTip()
-    assert all(name in box.text() and tip in box.text() for name, tip in (*HELD, *MOUSE))
-    assert box.sizeHint().height() <= 800
+    assert all(name in text and tip in text for name, tip in (*HELD, *MOUSE))
+    compare.settle(dock)
+    label = box.findChild(QLabel, "qt_msgbox_label")
+    assert box.rect().contains(label.geometry())
+    assert label.height() >= label.heightForWidth(label.width())
+    assert box.width() <= 1280
+    assert box.height() <= 760
+    assert box.rect().contains(box.button(QMessageBox.StandardButton.Ok).geometry())
     box.close()
 
 
@@ -184,6 +195,12 @@ def test_no_text_is_cut_off(trio, compare, theme, width, mode):
     assert dock.board.height() >= dock.board.minimumHeight()
 
 
+def luminance(colour):
+    """Relative luminance of the Web Content Accessibility Guidelines."""
+    found = np.array(QColor(colour).getRgbF()[:3])
+    return np.where(found <= 0.04045, found / 12.92, ((found + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+
+
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_a_checked_button_looks_checked(trio, compare, pixels, theme):
     dock = compare()
@@ -193,3 +210,5 @@ def test_a_checked_button_looks_checked(trio, compare, pixels, theme):
     button.click()
     on = pixels(button)
     assert abs(on.astype(float).mean((0, 1)) - off.astype(float).mean((0, 1))).max() > 40
+    ground, ink = (luminance(found) for found in re.search(r":checked \{ background: (.+?); color: (.+?); \}", dock.toolbar.styleSheet()).groups())
+    assert (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05) >= 4.5

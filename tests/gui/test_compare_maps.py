@@ -156,16 +156,27 @@ def test_a_moved_image_is_compared_anew(trio, compare, painted, drawn, which):
     np.testing.assert_allclose(values, expected, atol=1e-3)
 
 
-def test_without_a_ground_truth_differences_are_not_on_offer(trio, compare):
+def test_without_a_ground_truth_an_image_is_chosen_for_differences(trio, compare):
     dock = compare()
     trio.assign(Role.GROUND_TRUTH, None)
     compare.settle(dock)
-    button = dock.toolbar.buttons["content Difference"]
+    dock.toolbar.buttons["content Difference"].click()
+    compare.settle(dock)
+    assert dock.view.look.content is Content.DIFFERENCE
+    against = dock.toolbar.against
+    assert against.isVisible()
+    blurred, brighter = (dock.viewer.layers[name] for name in ("blurred", "brighter"))
+    assert "choose an image under Against" in dock.board.gallery.drawn(blurred, PLANES["axial"]).message
+    against.setCurrentIndex(against.findText("brighter"))
+    against.activated.emit(against.currentIndex())
+    assert dock.view.against is brighter
+
+
+def test_one_image_has_no_difference(viewer, add, head, compare):
+    add(head, Role.GROUND_TRUTH)
+    button = compare().toolbar.buttons["content Difference"]
     assert not button.isEnabled()
-    assert "Choose a ground truth first" in button.toolTip()
-    dock.view.set(content=Content.DIFFERENCE)
-    dock.board.grab()
-    assert "No ground truth" in dock.board.gallery.drawn(dock.viewer.layers["blurred"], PLANES["axial"]).message
+    assert "Two images" in button.toolTip()
 
 
 def test_gradient_maps_share_one_window(trio, compare, painted, head):
@@ -216,7 +227,7 @@ def test_a_mask_painted_in_place_is_drawn_at_once(trio, compare, pixels, head):
 def test_painting_with_the_brush_redraws(qtbot, trio, compare, head):
     dock = compare()
     labels = dock.viewer.add_labels(np.zeros(head.shape, np.uint8), affine=head.affine, name="mask")
-    dock.view.choose(overlay=labels)
+    dock.session.overlay = labels
     compare.settle(dock)
     drawn = []
     dock.board.gallery.overlay = lambda *_: drawn.append(1) or gallery_module.Drawn()
@@ -231,7 +242,7 @@ def test_a_map_is_laid_over_every_image(trio, compare, add, pixels, head):
     layer = add(head.replace(data=x, name="uncertainty"), colormap="inferno", contrast_limits=(0, 1))
     dock = compare()
     assert dock.toolbar.overlay.findText("uncertainty") > 0
-    dock.view.choose(overlay=layer)
+    dock.session.overlay = layer
     dock.view.set(opacity=0.0)
     compare.settle(dock)
     before = pixels(dock.board)

@@ -18,7 +18,7 @@ SAFE_FLASHES = 3.0
 def two(viewer, add, compare, monkeypatch):
     """A dock over two flat images, one dark and one bright, with nothing drawn over them."""
     for name in ("title", "letters", "scale_bar", "crosshair", "divider"):
-        monkeypatch.setattr(f"napari_mrsr.gui.compare.overlays.{name}", lambda *_, **__: None)
+        monkeypatch.setattr(f"napari_mrsr.gui.compare.overlays.{name}", lambda *_, **__: 0)
     affine = np.diag((1.0, 1.0, 1.0, 1.0))
     for name, value, role in (("dark", DARK, Role.CANDIDATE), ("bright", BRIGHT, Role.GROUND_TRUTH)):
         data = np.full((60, 60, 20), value, np.float32)

@@ -4,9 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-from qtpy.QtCore import QRectF, Qt
+from qtpy.QtCore import QEvent, QRectF, Qt
+from qtpy.QtGui import QImage, QKeyEvent, QPainter
 
-from napari_mrsr.gui.compare.captions import captions
+from napari_mrsr.gui.compare.captions import NARROW, captions
+from napari_mrsr.gui.compare.overlays import figures, title
 from napari_mrsr.gui.compare.view import MAX_IMAGES, View
 from napari_mrsr.gui.session import Role, Session
 from napari_mrsr.planes import PLANES
@@ -31,7 +33,7 @@ def drawn_box(picture, area: QRectF):
 def bare(monkeypatch):
     """Nothing is written or drawn over the images."""
     for name in ("title", "letters", "scale_bar", "crosshair"):
-        monkeypatch.setattr(f"napari_mrsr.gui.compare.overlays.{name}", lambda *_, **__: None)
+        monkeypatch.setattr(f"napari_mrsr.gui.compare.overlays.{name}", lambda *_, **__: 0)
 
 
 def test_every_image_has_a_pane_in_order(trio, compare):
@@ -52,6 +54,54 @@ def test_captions_give_name_and_the_images_own_slice(trio, compare):
     assert captions(dock.view, dock.board.gallery, dock.board.panes()[0])[0][-1] == "PSNR 30.1"
     trio.position = (0.0, 0.0, 500.0)
     assert captions(dock.view, dock.board.gallery, dock.board.panes()[0])[0][1] == "no slice here"
+
+
+def test_only_lines_beside_other_text_have_half_of_the_width(trio, compare, monkeypatch):
+    dock, widths = compare(), {}
+    low = trio.layer(Role.LOW_RESOLUTION)
+    trio.set_captions({low: "PSNR 23.39 dB"})
+    monkeypatch.setattr("napari_mrsr.gui.compare.overlays.write", lambda _p, at, _f, text, *_, **__: widths.update({text: at.width()}))
+    for narrow, size in ((False, 1000), (True, 400)):
+        widths.clear()
+        dock.resize(size, 760)
+        dock.board.grab()
+        width = dock.board.panes()[0].frame.pane.width()
+        assert (width < NARROW) is narrow
+        assert widths["PSNR 23.39 dB"] == width - 10
+        assert widths["LR"] == (width - 10 if narrow else width / 2 - 15)
+
+
+def test_numbers_are_whole_or_left_out_and_names_are_cut_at_their_ends(trio, compare, monkeypatch):
+    dock, drawn = compare(), []
+    low = trio.layer(Role.LOW_RESOLUTION)
+    low.name = "a low resolution of a very long name"
+    trio.set_captions({low: "PSNR 23.39 dB  SSIM 0.777 (ROI)"})
+    monkeypatch.setattr("qtpy.QtGui.QPainter.drawText", lambda _, *parts: drawn.append(parts[-1]))
+
+    def texts(width):
+        drawn.clear()
+        pane = dock.board.panes()[0]
+        painter = QPainter(picture)
+        rows = title(painter, QRectF(0, 0, width, 300), captions(dock.view, dock.board.gallery, pane)[0], 0)
+        painter.end()
+        assert rows == len(dict.fromkeys(drawn))
+        return list(dict.fromkeys(drawn))
+
+    picture = QImage(10, 10, QImage.Format.Format_RGB32)
+    name, number, *rest = texts(600)
+    assert (name, rest) == (low.name, ["PSNR 23.39 dB  SSIM 0.777 (ROI)"])
+    name, *lines = texts(140)
+    assert name.endswith("…")
+    assert low.name.startswith(name[:-1])
+    assert lines == [number, "PSNR 23.39 dB", "SSIM 0.777 (ROI)"]
+    assert texts(40)[1:] == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1984.4, "1984"), (-19840.0, "-19840"), (99.96, "100"), (0.01234, "0.0123"), (2.5e5, "2.5e+05"), (0.0, "0")]
+)
+def test_figures_of_the_colour_bar(value, text):
+    assert figures(value) == text
 
 
 def test_the_menu_hides_and_shows_images(trio, compare):
@@ -135,6 +185,8 @@ def test_side_of_the_patient(qtbot, trio, compare, pixels, bare, radiological):
     if not radiological:
         dock.toolbar.buttons["radiological"].click()
     assert dock.view.look.radiological is radiological
+    compare.settle(dock)
+    assert dock.toolbar.buttons["radiological"].text() == ("R left" if radiological else "L left")
     picture = pixels(dock.board).mean(-1)
     for pane in dock.board.panes():
         area = pane.frame.pane.toRect()
@@ -190,3 +242,37 @@ def test_gamma_and_colours_of_the_layer_are_drawn(trio, compare, pixels, bare):
     part = pixels(dock.board)[area.top() : area.bottom(), area.left() : area.right()].reshape(-1, 3)
     assert part[:, 0].max() > 200
     assert part[:, 1].max() < 30
+
+
+def test_of_many_images_the_low_resolution_the_truth_and_the_latest_are_shown(trio, compare, add, head):
+    for number in range(10):
+        trio.add_candidate(add(head.replace(data=head.data + number, name=f"more {number}")))
+    names = [layer.name for layer in compare().view.shown()]
+    assert len(names) == 9
+    assert names[0] == "LR"
+    assert names[-1] == "HR"
+    assert names[1:-1] == [f"more {number}" for number in range(3, 10)]
+
+
+def test_the_plane_looked_at_is_that_of_compare_while_it_fills_the_window(trio, compare, qtbot):
+    dock, heard = compare(), []
+    trio.axis_changed.connect(lambda: heard.append(trio.axis))
+    napari = int(trio.viewer.dims.order[0])
+    dock.view.set(planes=("coronal",))
+    compare.settle(dock)
+    assert trio.axis == napari
+    dock.toggle_fill()
+    assert trio.axis == 1
+    dock.view.set(planes=("sagittal",))
+    compare.settle(dock)
+    assert trio.axis == 0
+    dock.toggle_fill()
+    assert trio.axis == napari
+    assert heard[:2] == [1, 0]
+
+
+@pytest.mark.parametrize(("key", "text", "keys", "kept"), [("7", "7", "No", True), ("E", "e", "No", True), ("S", "\x13", "Control", False)])
+def test_keys_that_are_not_its_own_do_not_reach_napari(trio, compare, key, text, keys, kept):
+    event = QKeyEvent(QEvent.Type.KeyPress, getattr(Qt.Key, f"Key_{key}"), getattr(Qt.KeyboardModifier, f"{keys}Modifier"), text)
+    compare().keyPressEvent(event)
+    assert event.isAccepted() == kept

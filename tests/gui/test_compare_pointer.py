@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QPointF, Qt
 
-from napari_mrsr.gui.compare.captions import read_out
+from napari_mrsr.gui.compare.read_out import LINES, read_out
 from napari_mrsr.gui.session import Role
 from napari_mrsr.planes import PLANES
 from napari_mrsr.volume import Volume
@@ -191,16 +191,41 @@ def test_read_out_of_the_point_under_the_pointer(trio, compare, hand, head):
     hand(dock.board).move(place_of(dock, point))
     compare.settle(dock)
     text = dock.values.text()
-    assert text.startswith(f"R {point[0]:.1f}  A {point[1]:.1f}  S {point[2]:.1f} mm")
-    assert f"HR [21, 30, 17]: {head.data[21, 30, 17]:.5g}" in text
-    assert f"brighter [21, 30, 17]: {head.data[21, 30, 17] + 50:.5g}" in text
+    assert text.startswith(f"R {point[0]:.1f}  A {point[1]:.1f}  S {point[2]:.1f} mm  [21, 30, 17]  |  ")
+    assert f"HR {head.data[21, 30, 17]:.5g}" in text
+    assert f"brighter {head.data[21, 30, 17] + 50:.5g}" in text
+    assert text.count("[") == 1
     low = trio.volume(trio.layer(Role.LOW_RESOLUTION))
     index = tuple(int(v) for v in np.round((point - low.affine[:3, 3]) / low.voxel_size))
-    assert f"LR [{', '.join(map(str, index))}]: {low.data[index]:.5g}" in text
-    assert "outside" in read_out(dock.view, (500.0, 0.0, 0.0))
+    assert f"LR {low.data[index]:.5g}" in text
+    assert f"LR  [{', '.join(map(str, index))}]  {low.data[index]:.5g}" in dock.values.toolTip()
+    away = read_out(dock.view, (500.0, 0.0, 0.0))
+    assert away.place == "R 500.0  A 0.0  S 0.0 mm"
+    assert {value for _, value in away.values} == {"outside"}
     hand(dock.board).move(QPointF(dock.board.width() / 2, -5))
     compare.settle(dock)
-    assert dock.values.text() == read_out(dock.view, trio.position)
+    assert dock.values.text() == "\n".join(read_out(dock.view, trio.position).lines(dock.values.fontMetrics(), 10000))
+
+
+@pytest.mark.parametrize("width", [330, 900])
+def test_read_out_of_six_images_fits_two_lines(trio, compare, add, head, width):
+    for n in range(2):
+        trio.add_candidate(add(head.replace(data=head.data + n, name=f"<b>T1 of the head, cftn-x2 with options {n}</b>")))
+    dock = compare(width, 700)
+    compare.settle(dock)
+    dock._show_values()
+    label, lines = dock.values, dock.values.text().split("\n")
+    assert label.textFormat() == Qt.TextFormat.PlainText
+    assert 1 < len(lines) <= LINES
+    assert all(label.fontMetrics().horizontalAdvance(line) <= label.contentsRect().width() for line in lines)
+    assert label.fontMetrics().height() * LINES <= label.contentsRect().height()
+    assert not any(line.rstrip().endswith("|") for line in lines)
+    values = [value for _, value in read_out(dock.view, trio.position).values]
+    assert len(values) == 6
+    shown = [part.split()[-1] for line in lines for part in line.split("  |  ")][1:]
+    assert shown == values if width == 900 else lines[-1].endswith("…")
+    assert label.toolTip().count("[") == 7 - 1
+    assert "&lt;b&gt;T1 of the head, cftn-x2 with options 1&lt;/b&gt;" in label.toolTip()
 
 
 def test_the_dock_starts_inside_the_images(viewer, add, head, compare):

@@ -31,7 +31,9 @@ def test_no_widget_thread_process_or_dock_is_left(cycles):
     assert len(cycles) == CYCLES
     for kind in ("widgets", "pool", "children", "docks", "sessions", "volumes", "layers"):
         assert [line[kind] for line in cycles] == [0] * CYCLES, kind
-    assert cycles[-1]["threads"] <= cycles[SETTLED]["threads"]
+    # napari's own come and go; one that stays adds to every later count.
+    early, late = (min(line["threads"] for line in part) for part in (cycles[SETTLED : SETTLED + 5], cycles[-5:]))
+    assert late <= early
 
 
 @pytest.mark.slow

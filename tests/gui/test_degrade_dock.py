@@ -8,7 +8,7 @@ from napari_mrsr.degradation import Degradation, degrade
 from napari_mrsr.gui.degrade_dock import FIELDS, DegradeDock
 from napari_mrsr.gui.forms import form_values, model_form
 from napari_mrsr.gui.layers import layer_to_volume
-from napari_mrsr.gui.session import Role
+from napari_mrsr.gui.session import Role, Session
 
 
 @pytest.fixture
@@ -47,3 +47,26 @@ def test_wrong_factor_and_missing_volume_are_said(qtbot, dock):
     dock.session.assign(Role.GROUND_TRUTH, None)
     qtbot.mouseClick(dock.button, Qt.MouseButton.LeftButton)
     assert "ground truth" in dock.said[-1]
+
+
+def test_a_constant_volume_is_told_at_once(qtbot, pair, dock):
+    assert dock.warning.isHidden()
+    flat = pair.add_image(np.full((9, 9, 9), 7, np.float32), name="flat")
+    dock.session.assign(Role.GROUND_TRUTH, flat)
+    assert "same value" in dock.warning.text()
+    assert "flat" in dock.warning.text()
+    assert not dock.warning.isHidden()
+    dock.session.assign(Role.GROUND_TRUTH, pair.layers["HR"])
+    assert dock.warning.isHidden()
+    assert dock.said == []
+
+
+def test_a_dock_that_is_gone_hears_nothing(qtbot, pair):
+    session = Session.of(pair)
+    before = len(session.roles_changed)
+    widget = DegradeDock(pair)
+    docked = pair.window.add_dock_widget(widget, name="Make low-resolution")
+    pair.window.remove_dock_widget(docked)
+    with qtbot.waitSignal(widget.destroyed):
+        widget.deleteLater()
+    assert len(session.roles_changed) == before

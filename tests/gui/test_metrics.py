@@ -102,7 +102,7 @@ def test_table_shows_what_compare_says(dock, pair, head, blurs):
     for part in ("convention mrsr-1", expected.mask, f"range: 0 to {expected.data_range:.6g}", "whole reference", "SSIM: 3D"):
         assert part in dock.headline.text()
     assert "blur 0.6, same slices: -" in dock.table.item(0, 0).toolTip()
-    assert dock.session.caption(pair.layers["blur 0.6"]).startswith(f"{expected.results[1].psnr:.2f} dB, SSIM ")
+    assert dock.session.caption(pair.layers["blur 0.6"]) == f"PSNR {expected.results[1].psnr:.2f} dB  SSIM {expected.results[1].ssim:.3f}"
 
 
 def test_row_tells_how_it_was_made_and_activates_its_layer(qtbot, dock, pair):

@@ -309,3 +309,13 @@ def test_open_docks_have_imported_no_torch():
         "v = napari.Viewer(show=False); d, p = SuperResolveDock(v), ProbeDock(v); bad = 'torch' in sys.modules; d.client.close(); os._exit(bad)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
+
+
+def test_a_constant_volume_is_told_at_once(pair, dock, said):
+    flat = pair.add_image(np.full((9, 9, 9), 7, np.float32), name="flat")
+    dock.session.assign(Role.LOW_RESOLUTION, flat)
+    assert "same value" in dock.warning.text()
+    assert dock.warning.isVisibleTo(dock)
+    dock.session.assign(Role.LOW_RESOLUTION, pair.layers["LR"])
+    assert "same value" not in dock.warning.text()
+    assert said == []

@@ -7,6 +7,7 @@ import pytest
 from napari.layers import Labels
 from qtpy.QtCore import Qt
 
+from napari_mrsr.degradation import Degradation, degrade
 from napari_mrsr.evaluation.brain import brain_mask
 from napari_mrsr.evaluation.trust import data_consistency, disagreement
 from napari_mrsr.gui.layers import KEY, layer_to_volume, volume_to_layer
@@ -67,11 +68,13 @@ def test_what_cannot_be_checked_says_why(qtbot, pair, dock):
     assert "not for diagnosis" in dock.notice.text()
 
 
-def test_numbers_are_those_of_the_library(qtbot, pair, results, dock, said):
+def test_numbers_are_those_of_the_library(qtbot, pair, head, results, dock, said):
     assert cells(dock.table) == [["–"] * 3] * 2
     assert dock.table.item(0, 0).toolTip() == NOT_CHECKED
+    noisy = add(pair, degrade(head, Degradation(noise=3)).replace(name="noisy LR"))
+    dock.session.assign(Role.LOW_RESOLUTION, noisy)
     checked(qtbot, dock)
-    low = dock.session.volume(dock.session.layer(Role.LOW_RESOLUTION))
+    low = dock.session.volume(noisy)
     expected = [data_consistency(low, layer_to_volume(layer))[0] for layer in results]
     assert cells(dock.table) == [[f"{100 * n.nrmse:.2f} %", f"{n.rms_sigmas:.1f}", f"{n.peak_sigmas:.1f}"] for n in expected]
     assert dock.table.verticalHeaderItem(1).toolTip() == "bright result of a long name"
@@ -82,6 +85,16 @@ def test_numbers_are_those_of_the_library(qtbot, pair, results, dock, said):
     assert "gaussian x2 (recorded with the input)" in dock.details.text()
     assert f"{expected[1].peak:.4g}" in dock.details.text()
     assert said == []
+
+
+def test_without_known_noise_nothing_is_said_in_units_of_it(qtbot, pair, results, dock):
+    checked(qtbot, dock)
+    for row, (nrmse, rms, peak) in enumerate(cells(dock.table)):
+        assert nrmse.endswith("%")
+        assert (rms, peak) == ("–", "–")
+        assert "made without noise" in dock.table.item(row, 1).toolTip()
+        assert "made without noise" not in dock.table.item(row, 0).toolTip()
+    assert "σ is not known" in dock.details.text()
 
 
 def test_maps_are_overlays_with_one_range_and_go_with_the_next_check(qtbot, pair, results, dock):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from napari.layers import Layer
+from napari.layers import Image, Layer
 from qtpy.QtCore import QPointF, QRectF, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPainterPath, QPaintEvent, QWheelEvent
 from qtpy.QtWidgets import QSizePolicy, QWidget
@@ -17,7 +17,7 @@ from napari_mrsr.gui.compare.frame import Frame, fitting_zoom
 from napari_mrsr.gui.compare.gallery import Gallery
 from napari_mrsr.gui.compare.gestures import Drag, begin, layer_at, point_at
 from napari_mrsr.gui.compare.view import ZOOM_STEP, Content, Mode, Tool, View
-from napari_mrsr.gui.compare.windowing import Windows
+from napari_mrsr.gui.compare.windowing import STANDARD, Windows
 from napari_mrsr.planes import Rect
 
 BACK = QColor(0, 0, 0)
@@ -103,8 +103,7 @@ class Board(QWidget):
             self._draw(painter, pane)
             painter.restore()
         if panes and self._has_bar():
-            limits = self.gallery.limits(panes[0].layers[0], panes[0].plane)
-            overlays.colour_bar(painter, self._bar(), self.gallery.colours(), limits, self.gallery.unit())
+            self._draw_bar(painter, panes[0])
         painter.end()
 
     def mousePressEvent(self, event: QMouseEvent | None) -> None:  # noqa: N802 - Qt's name
@@ -140,7 +139,7 @@ class Board(QWidget):
         if self.view.look.content is not Content.IMAGE:
             self.windows.set_map(None)
         elif layer is not None:
-            self.windows.preset(layer, "Auto")
+            self.windows.preset(layer, STANDARD)
 
     def wheelEvent(self, event: QWheelEvent | None) -> None:  # noqa: N802 - Qt's name
         """Step through slices; with Ctrl, zoom about the pointer."""
@@ -170,7 +169,17 @@ class Board(QWidget):
         self.pointed.emit(None)
 
     def _has_bar(self) -> bool:
-        return self.view.look.content is not Content.IMAGE
+        return self.view.look.content is not Content.IMAGE or isinstance(self.view.overlay, Image)
+
+    def _draw_bar(self, painter: QPainter, pane: Pane) -> None:
+        """Colours of the maps on view, or of the map over the images."""
+        overlay = self.view.overlay
+        if self.view.look.content is Content.IMAGE and overlay is not None:
+            low, high = (float(v) for v in overlay.contrast_limits)
+            overlays.colour_bar(painter, self._bar(), overlay.colormap, (low, high), overlay.name)
+            return
+        limits = self.gallery.limits(pane.layers[0], pane.plane)
+        overlays.colour_bar(painter, self._bar(), self.gallery.colours(), limits, self.gallery.unit())
 
     def _area(self) -> QRectF:
         area = QRectF(self.rect())
@@ -210,9 +219,9 @@ class Board(QWidget):
         left, right = captions(self.view, self.gallery, pane)
         narrow = pane.frame.pane.width() < NARROW
         letter = 0 if narrow else 1
-        overlays.title(painter, pane.frame.pane, left, max(letter, len(right)))
+        rows = overlays.title(painter, pane.frame.pane, left, max(letter, len(right)))
         overlays.title(painter, pane.frame.pane, right, max(letter, len(left)), right=True)
-        overlays.letters(painter, pane.frame, pane.plane, 14.0 * len(left) if narrow else 0.0)
+        overlays.letters(painter, pane.frame, pane.plane, 14.0 * rows if narrow else 0.0)
         overlays.scale_bar(painter, pane.frame)
 
     def _images(self, painter: QPainter, pane: Pane, frame: Frame) -> None:
@@ -270,8 +279,7 @@ class Board(QWidget):
         """The region of interest, enlarged in the lower right corner."""
         roi, area = self.session.roi, pane.frame.pane
         assert roi is not None
-        lower, upper = (self.view.space.coordinates(corner) for corner in (roi.lower, roi.upper))
-        place = Rect(lower[pane.plane.across], upper[pane.plane.across], lower[pane.plane.up], upper[pane.plane.up])
+        place = overlays.flat_box(roi.along(self.view.space.rotation), pane.plane)
         side = INSET * min(area.width(), area.height())
         scale = side / max(place.width, place.height)
         if scale <= pane.frame.zoom:

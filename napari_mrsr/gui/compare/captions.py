@@ -1,4 +1,4 @@
-"""What is written in a pane's corners, and in the read-out below the board."""
+"""What is written in a pane's corners."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from napari.layers import Layer
 from napari_mrsr.errors import InputError
 from napari_mrsr.gui.compare.arrangement import Pane
 from napari_mrsr.gui.compare.gallery import Gallery
+from napari_mrsr.gui.compare.overlays import figures
 from napari_mrsr.gui.compare.view import Content, Mode, View
 from napari_mrsr.planes import Plane
-from napari_mrsr.volume import AXES, Volume
+from napari_mrsr.volume import Volume
 
 NARROW = 230.0
 """Panes of less px have no room for a second column of text."""
@@ -32,19 +33,8 @@ def captions(view: View, gallery: Gallery, pane: Pane) -> tuple[list[str], list[
         layer = pane.layers[look.flipped]
         return [f"{'B' if look.flipped else 'A'}: {layer.name}", *_facts(view, layer, pane.plane)], _window(view, gallery, layer, pane.plane)
     if look.mode is Mode.BLEND:
-        return [f"{first.name} {100 * (1 - look.blend):.0f} %"], [f"{second.name} {100 * look.blend:.0f} %"]
-    return [f"{first.name} / {second.name}"], [f"fields of {look.tile:g} mm"]
-
-
-def read_out(view: View, point: Sequence[float] | None) -> str:
-    """A world point in mm, and voxel and value there of every image on view; empty for no point."""
-    if point is None:
-        return ""
-    place = "  ".join(f"{axis} {value:.1f}" for axis, value in zip(AXES, point, strict=True))
-    parts = [f"{place} mm"]
-    layers = view.shown() if view.look.mode is Mode.PANES else list(view.pair or ())
-    parts += [text for layer in layers if (text := _value(view, layer, point))]
-    return "   |   ".join(parts)
+        return [first.name, f"{100 * (1 - look.blend):.0f} %"], [second.name, f"{100 * look.blend:.0f} %"]
+    return [first.name, f"fields of {look.tile:g} mm"], [second.name]
 
 
 def slice_text(view: View, layer: Layer, plane: Plane) -> str:
@@ -75,15 +65,4 @@ def _window(view: View, gallery: Gallery, layer: Layer, plane: Plane) -> list[st
     if view.look.content is not Content.IMAGE:
         return []
     low, high = gallery.limits(layer, plane)
-    return [f"W {high - low:.4g}", f"L {(low + high) / 2:.4g}"]
-
-
-def _value(view: View, layer: Layer, point: Sequence[float]) -> str:
-    try:
-        volume = view.session.volume(layer)
-    except InputError:
-        return ""
-    index = voxel(volume, point)
-    if not all(0 <= i < n for i, n in zip(index, volume.shape, strict=True)):
-        return f"{layer.name}: outside"
-    return f"{layer.name} [{', '.join(map(str, index))}]: {float(volume.data[index]):.5g}"
+    return [f"W {figures(high - low)}", f"L {figures((low + high) / 2)}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 from napari.layers import Layer
@@ -14,19 +15,21 @@ from qtpy.QtWidgets import QApplication, QLabel, QMessageBox, QShortcut, QVBoxLa
 from napari_mrsr.gui import _compat
 from napari_mrsr.gui.compare.actions import HELD, MOUSE, actions
 from napari_mrsr.gui.compare.board import Board
-from napari_mrsr.gui.compare.captions import read_out
+from napari_mrsr.gui.compare.read_out import ReadOut, read_out
 from napari_mrsr.gui.compare.toolbar import Toolbar
 from napari_mrsr.gui.compare.view import Mode, View
-from napari_mrsr.gui.dock import note
+from napari_mrsr.gui.dock import when_removed
 from napari_mrsr.gui.session import Session
 
 BLINK_MS = 250
 """Time of each image when flickering by itself: two flashes a second, below the three that are held to be safe."""
 READ_MS = 40
 """Least time between two read-outs: laying text out takes longer than drawing a slice."""
+KEYS_WIDTH = 720
+"""Of the list of keys, px; on a screen of 1280 px Qt makes message boxes 800 px wide at most."""
 STYLE = """
 QToolButton {{ padding: 2px 6px; border: 1px solid {rim}; border-radius: 3px; }}
-QToolButton:checked {{ background: {on}; color: white; }}
+QToolButton:checked {{ background: {on}; color: {ink}; }}
 QToolButton:hover {{ border-color: {over}; }}
 QToolButton:focus {{ border: 1px solid {over}; }}
 """
@@ -47,9 +50,7 @@ class CompareDock(QWidget):
         self.board = Board(self.view)
         self.commands = actions(self.board, self.show_keys, self.toggle_fill, self.toggle_blink)
         self.toolbar = Toolbar(self.board, self.commands)
-        self.values = note(name="values")
-        self.values.setFixedHeight(self.values.fontMetrics().height() * 2 + 4)
-        self.values.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.values = ReadOut()
         self.grid_note = QLabel()
         self.grid_note.setObjectName("comparison grid")
         self._arrange()
@@ -78,8 +79,9 @@ class CompareDock(QWidget):
             self.board.step(KEYS[Qt.Key(event.key())])
         elif event.key() == Qt.Key.Key_Space and not event.isAutoRepeat():
             self._hold(True)
-        else:
+        elif event.modifiers() & (Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.AltModifier) or not event.text().isprintable():
             super().keyPressEvent(event)
+        # What is left would reach napari, whose keys change the layer that happens to be active.
 
     def keyReleaseEvent(self, event: QKeyEvent | None) -> None:  # noqa: N802 - Qt's name
         """Back to the first image."""
@@ -111,9 +113,12 @@ class CompareDock(QWidget):
 
     def show_keys(self) -> None:
         """List keys and mouse drags."""
-        rows = [(action.key, action.tip) for action in self.commands.values()]
-        table = "".join(f"<tr><td><b>{key}</b>&nbsp;&nbsp;</td><td>{tip}</td></tr>" for key, tip in [*rows, *HELD, *MOUSE])
-        box = QMessageBox(QMessageBox.Icon.NoIcon, "Compare: keys and mouse", f"<table>{table}</table>", QMessageBox.StandardButton.Ok, self)
+        rows = [*((action.key, action.tip) for action in self.commands.values()), *HELD, *MOUSE]
+        half = (len(rows) + 1) // 2
+        cells = [f"<td><b>{escape(key)}</b>&nbsp;&nbsp;</td><td>{escape(tip)}&nbsp;&nbsp;&nbsp;</td>" for key, tip in rows]
+        lines = "".join(f"<tr>{''.join(cells[i::half])}</tr>" for i in range(half))
+        box = QMessageBox(QMessageBox.Icon.NoIcon, "Compare: keys and mouse", f"<table>{lines}</table>", QMessageBox.StandardButton.Ok, self)
+        box.setStyleSheet(f"#qt_msgbox_label {{ min-width: {KEYS_WIDTH}px; }}")  # Qt alone makes it higher than the screen
         box.setObjectName("keys")
         box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         box.open()
@@ -165,15 +170,17 @@ class CompareDock(QWidget):
                 self._unwatch(layer)
             if self._filled:
                 _compat.show_canvas(viewer, True)
+                session.look_along(None)
                 session.move_sliders()
 
-        self.destroyed.connect(clean_up)
+        when_removed(self, clean_up)
         self.viewer.events.theme.connect(self._theme)
         self._theme()
 
     def _theme(self, _event: Any = None) -> None:
         theme = get_theme(self.viewer.theme)
-        self.toolbar.setStyleSheet(STYLE.format(rim=theme.foreground.as_hex(), on=theme.current.as_hex(), over=theme.primary.as_hex()))
+        colours = {"rim": theme.foreground, "on": theme.current, "ink": theme.text, "over": theme.primary}
+        self.toolbar.setStyleSheet(STYLE.format(**{name: colour.as_hex() for name, colour in colours.items()}))
 
     def _start_inside(self) -> None:
         """Look at the middle of the images where the present point lies outside them."""
@@ -228,6 +235,7 @@ class CompareDock(QWidget):
         look = self.view.look
         if look.mode is not Mode.FLICKER and self._blink.isActive():
             self._blink.stop()
+        self.session.look_along(self.view.planes[0].slice_axis if self._filled else None)
         self.toolbar.refresh()
         self.toolbar.buttons["blink"].setChecked(self._blink.isActive())
         self.toolbar.buttons["fill"].setChecked(self._filled)
@@ -243,9 +251,7 @@ class CompareDock(QWidget):
             self._read.start()
 
     def _show_values(self) -> None:
-        text = read_out(self.view, self.session.position if self._point is None else self._point)
-        self.values.setText(text)
-        self.values.setToolTip(text)
+        self.values.show_reading(read_out(self.view, self.session.position if self._point is None else self._point))
 
     def _hold(self, second: bool) -> None:
         if self.view.look.mode is Mode.FLICKER and not self._blink.isActive():

@@ -118,16 +118,17 @@ def _box(board: Board, pane: Pane, at: QPointF) -> Drag:
     present = board.session.roi
     if present is not None:
         outline, inside = box_outline(pane.frame, pane.plane, board.view.space, present, board.session.position)
+        present = present.along(board.view.space.rotation)
         if inside and outline.adjusted(-GRAB, -GRAB, GRAB, GRAB).contains(at):
             return _edit_box(board, pane, at, present)
     return _new_box(board, pane, at, present)
 
 
 def _new_box(board: Board, pane: Pane, at: QPointF, present: Box | None) -> Drag:
-    start, axis = np.array(point_at(board, pane, at)), pane.plane.slice_axis
+    start, axis = _place(board, pane, at), pane.plane.slice_axis
 
     def follow(to: QPointF) -> None:
-        end = np.array(point_at(board, pane, to))
+        end = _place(board, pane, to)
         lower, upper = np.minimum(start, end), np.maximum(start, end)
         sides = [upper[a] - lower[a] for a in (pane.plane.across, pane.plane.up)]
         if min(sides) < SMALLEST:
@@ -142,7 +143,7 @@ def _new_box(board: Board, pane: Pane, at: QPointF, present: Box | None) -> Drag
 
 def _edit_box(board: Board, pane: Pane, at: QPointF, present: Box) -> Drag:
     lower, upper = np.array(present.lower), np.array(present.upper)
-    start = np.array(point_at(board, pane, at))
+    start = _place(board, pane, at)
     reach = GRAB / pane.frame.zoom
     axes = (pane.plane.across, pane.plane.up)
     near_low = [a for a in axes if abs(start[a] - lower[a]) <= reach]
@@ -152,7 +153,7 @@ def _edit_box(board: Board, pane: Pane, at: QPointF, present: Box) -> Drag:
     nearest, farthest = np.array(grid.lower) + SMALLEST, np.array(grid.upper) - SMALLEST
 
     def follow(to: QPointF) -> None:
-        moved = np.array(point_at(board, pane, to)) - start
+        moved = _place(board, pane, to) - start
         low, high = lower.copy(), upper.copy()
         if not near_low and not near_high:
             for a in axes:
@@ -170,7 +171,7 @@ def _edit_box(board: Board, pane: Pane, at: QPointF, present: Box) -> Drag:
 
 def _put(board: Board, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> None:
     """Take a box over, unless it misses the comparison grid."""
-    box = Box(tuple(lower), tuple(upper))
+    box = Box(tuple(lower), tuple(upper), tuple(board.view.space.rotation.ravel()))
     if overlap(box, _grid(board)):
         board.session.roi = box
 
@@ -179,4 +180,9 @@ def _grid(board: Board) -> Box:
     """Box around the comparison grid."""
     main = board.view.main
     assert main is not None
-    return board.session.volume(main).box()
+    return board.view.space.box(board.session.volume(main))
+
+
+def _place(board: Board, pane: Pane, at: QPointF) -> NDArray[np.float64]:
+    """Coordinates under the pointer along the axes of the panes."""
+    return board.view.space.coordinates(point_at(board, pane, at))

@@ -10,7 +10,7 @@ from qtpy.QtCore import QPointF, QRectF, Qt
 from qtpy.QtGui import QColor, QFont, QFontMetricsF, QImage, QLinearGradient, QPainter, QPen
 
 from napari_mrsr.gui.compare.frame import Frame
-from napari_mrsr.planes import Plane, Space, edge_letters
+from napari_mrsr.planes import Plane, Rect, Space, edge_letters
 from napari_mrsr.volume import Box
 
 INK, SHADE = QColor(255, 255, 255), QColor(0, 0, 0, 200)
@@ -22,17 +22,20 @@ HANDLE = 3.0
 
 
 def write(painter: QPainter, at: QRectF, flags: Any, text: str, size: float = 9.0, bold: bool = False) -> None:
-    """Write a line in a rectangle, white with a dark rim, shortened where it does not fit."""
-    font = QFont(painter.font())
-    font.setPointSizeF(size)
-    font.setBold(bold)
+    """Write a line in a rectangle, white with a dark rim, cut off at its end where it does not fit."""
+    font = _font(painter, size, bold)
     painter.setFont(font)
-    short = QFontMetricsF(font).elidedText(text, Qt.TextElideMode.ElideMiddle, at.width())
+    short = QFontMetricsF(font).elidedText(text, Qt.TextElideMode.ElideRight, at.width())
     painter.setPen(SHADE)
     for x, y in ((-1, 0), (1, 0), (0, -1), (0, 1)):
         painter.drawText(at.translated(x, y), int(flags), short)
     painter.setPen(INK)
     painter.drawText(at, int(flags), short)
+
+
+def figures(value: float) -> str:
+    """A number of three digits, or whole below 100,000: no powers of ten where people would write none."""
+    return f"{value:.0f}" if 100 <= abs(value) < 1e5 else f"{value:.3g}"
 
 
 def letters(painter: QPainter, frame: Frame, plane: Plane, lower: float) -> None:
@@ -49,15 +52,23 @@ def letters(painter: QPainter, frame: Frame, plane: Plane, lower: float) -> None
         write(painter, pane.adjusted(0, lower, 0, 0) if text == top else pane, flags, text, bold=True)
 
 
-def title(painter: QPainter, pane: QRectF, lines: Sequence[str], halved: int, right: bool = False) -> None:
-    """Lines in a pane's upper left (or right) corner, the first one bold; the first `halved` ones leave room for what else stands at their height."""
+def title(painter: QPainter, pane: QRectF, lines: Sequence[str], halved: int, right: bool = False) -> int:
+    """Lines in a pane's upper left (or right) corner; returns how many there are.
+
+    The first one, a name, is bold and cut off at its end. The others are numbers: where one does not fit it is broken at its double space,
+    or left out. The first `halved` lines leave room for what else stands at their height.
+    """
     align = Qt.AlignmentFlag
     side = align.AlignRight if right else align.AlignLeft
+    row = 0
     for number, line in enumerate(lines):
         # The letter in the middle of the upper edge keeps its place.
         width = pane.width() / 2 - 15 if number < halved else pane.width() - 10
-        at = QRectF(pane.right() - 5 - width if right else pane.left() + 5, pane.top() + 3 + 14 * number, width, 15)
-        write(painter, at, side | align.AlignTop, line, 9.0 if number == 0 else 8.0, number == 0)
+        for text in _unbroken(painter, line, width) if number else [line]:
+            at = QRectF(pane.right() - 5 - width if right else pane.left() + 5, pane.top() + 3 + 14 * row, width, 15)
+            write(painter, at, side | align.AlignTop, text, 8.0 if number else 9.0, number == 0)
+            row += 1
+    return row
 
 
 def scale_bar(painter: QPainter, frame: Frame) -> None:
@@ -88,16 +99,15 @@ def crosshair(painter: QPainter, frame: Frame, plane: Plane, space: Space, posit
 
 
 def box_outline(frame: Frame, plane: Plane, space: Space, box: Box, position: Sequence[float]) -> tuple[QRectF, bool]:
-    """Rectangle of a box (world mm) in a pane, and whether the slice on view passes through it."""
-    point = np.array(position, float)
-    ends = []
-    for corner in (box.lower, box.upper):
-        there = point.copy()
-        there[[plane.across, plane.up]] = [corner[plane.across], corner[plane.up]]
-        coordinates = space.coordinates(there)
-        ends.append(frame.point(coordinates[plane.across], coordinates[plane.up]))
-    axis = plane.slice_axis
-    return QRectF(ends[0], ends[1]).normalized(), box.lower[axis] <= point[axis] <= box.upper[axis]
+    """Rectangle of a box in a pane (of the one around it where its axes are not the space's), and whether the slice on view passes through it."""
+    shown, depth = box.along(space.rotation), space.coordinates(position)[plane.slice_axis]
+    return frame.rect(flat_box(shown, plane)), bool(shown.lower[plane.slice_axis] <= depth <= shown.upper[plane.slice_axis])
+
+
+def flat_box(box: Box, plane: Plane) -> Rect:
+    """A box seen from across a plane."""
+    (left, right), (bottom, top) = ((box.lower[a], box.upper[a]) for a in (plane.across, plane.up))
+    return Rect(left, right, bottom, top)
 
 
 def box(painter: QPainter, outline: QRectF, inside: bool, editable: bool) -> None:
@@ -148,7 +158,7 @@ def colour_bar(painter: QPainter, area: QRectF, colours: Any, limits: tuple[floa
     low, high = limits
     for share, value in ((0.0, low), (0.5, (low + high) / 2), (1.0, high)):
         place = QRectF(bar.right() + 4, bar.bottom() - share * bar.height() - 8, area.right() - bar.right() - 4, 16)
-        write(painter, place, align.AlignLeft | align.AlignVCenter, f"{value:.3g}", 8.0)
+        write(painter, place, align.AlignLeft | align.AlignVCenter, figures(value), 8.0)
     painter.save()
     painter.translate(area.right() - 4, bar.center().y())
     painter.rotate(-90)
@@ -166,3 +176,17 @@ def message(painter: QPainter, pane: QRectF, text: str) -> None:
 def picture(painter: QPainter, frame: Frame, image: QImage, place: Any) -> None:
     """A slice at its place in mm."""
     painter.drawImage(frame.rect(place), image)
+
+
+def _font(painter: QPainter, size: float, bold: bool = False) -> QFont:
+    font = QFont(painter.font())
+    font.setPointSizeF(size)
+    font.setBold(bold)
+    return font
+
+
+def _unbroken(painter: QPainter, line: str, width: float) -> list[str]:
+    """A line of numbers whole, else in two at its double space, else not at all."""
+    metrics = QFontMetricsF(_font(painter, 8.0))
+    forms = ([line], line.split("  "))
+    return next((parts for parts in forms if all(metrics.horizontalAdvance(part) <= width for part in parts)), [])

@@ -60,8 +60,9 @@ class Toolbar(QWidget):
         _offer(self.against, others, view.against if view.against is not truth else None, TRUTH if truth is not None else "(none)")
         _offer(self.overlay, self._overlays(), view.overlay, NO_OVERLAY)
         self.kind.setCurrentIndex(list(DIFFERENCES).index(look.difference))
+        self.buttons["radiological"].setText("R left" if look.radiological else "L left")
         self._show_only_what_applies()
-        self._enable(len(images), truth is not None or view.against is not None)
+        self._enable(len(images))
         self.blend.setValue(round(100 * look.blend))
         self.opacity.setValue(round(100 * look.opacity))
         self._show_window()
@@ -72,7 +73,7 @@ class Toolbar(QWidget):
         self.second = combo("second image", "Second of the two images that are compared")
         self.against = combo("against", "Image that differences are taken against")
         self.overlay = combo("overlay", "Map or mask laid over every image: networks' maps, trust maps, masks")
-        self.kind = combo("difference kind", "Kind of difference map [D]", [f"{d.flat.capitalize()}" for d in DIFFERENCES.values()])
+        self.kind = combo("difference kind", "Kind of difference map [D]", [d.flat[0].upper() + d.flat[1:] for d in DIFFERENCES.values()])
         self.preset = combo("window preset", "\n".join(f"{name}: {text}" for name, (_, text) in PRESETS.items()), list(PRESETS))
         self.blend = _slider("blend", "Share of the second image", lambda v: view.set(blend=v / 100))
         self.opacity = _slider("opacity", "Opacity of the overlay", lambda v: view.set(opacity=v / 100))
@@ -80,12 +81,17 @@ class Toolbar(QWidget):
         for box in (self.first, self.second):
             box.setMinimumContentsLength(6)
         self.kind.setMinimumContentsLength(16)
-        for name, box in (("first", self.first), ("second", self.second), ("against", self.against), ("overlay", self.overlay)):
+        for name, box in (("first", self.first), ("second", self.second), ("against", self.against)):
             box.activated.connect(lambda _, n=name, b=box: view.choose(**{n: b.currentData()}))
+        self.overlay.activated.connect(lambda _: setattr(view.session, "overlay", self.overlay.currentData()))
         self.kind.activated.connect(lambda i: view.set(content=Content.DIFFERENCE, difference=list(DIFFERENCES)[i]))
         self.preset.activated.connect(self._preset)
         self.window_width.valueChanged.connect(lambda width: self._window(width=width))
         self.window_level.valueChanged.connect(lambda level: self._window(level=level))
+        for spin in (self.window_width, self.window_level):
+            line = spin.lineEdit()
+            assert line is not None
+            line.returnPressed.connect(self._board.setFocus)
         self.shown = QToolButton()
         self.shown.setObjectName("shown images")
         self.shown.setText("Show")
@@ -151,10 +157,9 @@ class Toolbar(QWidget):
             widget.setVisible(look.content is Content.DIFFERENCE)
         self.opacity.setVisible(self._view.overlay is not None)
 
-    def _enable(self, images: int, comparable: bool) -> None:
-        for mode in list(Mode)[1:]:
-            self._allow(f"mode {mode.value}", images > 1, "Two images are needed: give roles to layers, or run a model")
-        self._allow("content Difference", comparable, "Choose a ground truth first: differences are taken against it")
+    def _enable(self, images: int) -> None:
+        for name in (*(f"mode {mode.value}" for mode in list(Mode)[1:]), "content Difference"):
+            self._allow(name, images > 1, "Two images are needed: give roles to layers, or run a model")
         for widget in (self.window_width, self.window_level, self.preset, self.buttons["auto"]):
             widget.setEnabled(images > 0)
 

@@ -114,7 +114,7 @@ class View:
         """World point in the middle of the panes; None for the middle of the images."""
         self._hidden: weakref.WeakSet[Layer] = weakref.WeakSet()
         self._chosen: dict[str, weakref.ref[Layer]] = {}
-        self._links = (session.roles_changed, session.layers_changed, session.runs_changed)
+        self._links = (session.roles_changed, session.layers_changed, session.runs_changed, session.overlay_changed)
         for signal in self._links:
             signal.connect(self.changed.emit)
 
@@ -175,8 +175,12 @@ class View:
         return [layer for layer in self.session.compared() if isinstance(layer, Image) and layer.ndim == 3 and not layer.rgb]
 
     def shown(self) -> list[Layer]:
-        """Layers in the panes, nine at most."""
-        return [layer for layer in self.images() if layer not in self._hidden][:MAX_IMAGES]
+        """Layers in the panes: nine at most, low resolution and ground truth and the latest of the others among them."""
+        wanted = [layer for layer in self.images() if layer not in self._hidden]
+        fixed = [layer for role in (Role.LOW_RESOLUTION, Role.GROUND_TRUTH) if (layer := self.session.layer(role)) in wanted]
+        others = [layer for layer in wanted if layer not in fixed]
+        kept = [*fixed, *others[max(0, len(others) - MAX_IMAGES + len(fixed)) :]]
+        return [layer for layer in wanted if layer in kept]
 
     def show(self, layer: Layer, visible: bool) -> None:
         """Give a layer a pane, or take it away; the layer itself stays as it is."""
@@ -212,11 +216,10 @@ class View:
     @property
     def overlay(self) -> Layer | None:
         """Layer drawn over every image: a map of a network, a trust map, a mask."""
-        chosen = self._chosen.get("overlay", lambda: None)()
-        return chosen if chosen is not None and chosen in self.session.viewer.layers else None
+        return self.session.overlay
 
     def choose(self, **layers: Layer | None) -> None:
-        """Choose `first`, `second`, `against` or `overlay`; None for the default."""
+        """Choose `first`, `second` or `against`; None for the default."""
         if self.pair is not None:
             # An image beside itself would tell nothing: the two are exchanged.
             first, second = self.pair

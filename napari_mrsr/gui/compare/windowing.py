@@ -24,6 +24,9 @@ DRAG_PIXELS = 300.0
 SAME_UNITS = 4.0
 """Images whose bright ends differ by more than this factor are not in the same units."""
 
+STANDARD = "Standard"
+"""Preset of the automatic window."""
+
 
 def _percentiles(low: float, high: float) -> Callable[[Volume], Limits]:
     def limits(volume: Volume) -> Limits:
@@ -41,7 +44,7 @@ def _full(volume: Volume) -> Limits:
 
 
 PRESETS: dict[str, tuple[Callable[[Volume], Limits], str]] = {
-    "Auto": (robust_limits, "0 (or the 1st percentile where negative) to 1.1 times the 99.5th percentile of the central half"),
+    STANDARD: (robust_limits, "0 (or the 1st percentile where negative) to 1.1 times the 99.5th percentile of the central half"),
     "Full range": (_full, "Lowest to highest voxel"),
     "Tissue": (_percentiles(2, 98), "2nd to 98th percentile of the voxels above 2 % of the maximum"),
     "Dark half": (_percentiles(0, 50), "Lower half of the tissue's intensities: fluid on T1, white matter on T2"),

@@ -17,8 +17,7 @@ from napari_mrsr.evaluation.export import to_csv, to_latex
 from napari_mrsr.evaluation.measured import Measured
 from napari_mrsr.evaluation.metrics import METRICS
 from napari_mrsr.evaluation.tissue import with_dice
-from napari_mrsr.gui.dock import Dock, combo, note
-from napari_mrsr.gui.layers import sliced_axis
+from napari_mrsr.gui.dock import Dock, combo, note, when_removed
 from napari_mrsr.gui.metrics.curve import CurvePlot
 from napari_mrsr.gui.metrics.live import Choice, LiveScores
 from napari_mrsr.gui.metrics.table import Row, ScoreTable
@@ -143,7 +142,12 @@ class MetricsDock(Dock):
             button.clicked.connect(self.guarded(action))
         live, session, viewer = self.live, self.session, self.session.viewer
         live.changed.connect(self._measured_anew)
-        links = ((session.roi_changed, self._choices_changed), (session.mask_changed, self._choices_changed), (session.position_changed, self._moved))
+        links = (
+            (session.roi_changed, self._choices_changed),
+            (session.mask_changed, self._choices_changed),
+            (session.position_changed, self._moved),
+            (session.axis_changed, self._show),
+        )
         emitters: tuple[tuple[Any, Callable[..., None]], ...] = ((viewer.events.theme, self._theme_changed), (viewer.dims.events.order, self._show))
         slot: Callable[..., None]
         for signal, slot in (*links, *emitters):
@@ -156,7 +160,7 @@ class MetricsDock(Dock):
                 emitter.disconnect(slot)
             live.disconnect_session()
 
-        self.destroyed.connect(clean_up)
+        when_removed(self, clean_up)
 
     def _used(self, name: str, value: Any) -> None:
         remember(f"metrics {name}", value)
@@ -186,15 +190,18 @@ class MetricsDock(Dock):
     def _measured_anew(self) -> None:
         scores, texts = self.live.scores, {}
         if scores is not None:
+            request = scores.outcome.request
+            parts = [word for word, there in (("ROI", request.roi), ("mask", request.mask)) if there is not None]
+            where = f" ({', '.join(parts)})" if parts else ""
             for row, place in scores.places.items():
                 r = scores.outcome.comparison.results[place]
-                texts[scores.layers[row]] = f"{METRICS['psnr'].format(r.psnr)} dB, SSIM {METRICS['ssim'].format(r.ssim)}"
+                texts[scores.layers[row]] = f"PSNR {METRICS['psnr'].format(r.psnr)} dB  SSIM {r.ssim:.3f}{where}"
         self.session.set_captions(texts)
         self._show()
 
     def _show(self, *_: Any) -> None:
         """Table, curve and controls, as everything is now."""
-        scores, axis = self.live.scores, sliced_axis(self.session.viewer)
+        scores, axis = self.live.scores, self.session.axis
         self._say(self.live.sentence)
         self._show_table()
         for part in (self.headline, self.table, self.curve):
@@ -267,7 +274,7 @@ class MetricsDock(Dock):
         """Slice of what was measured that is on screen."""
         if self.measured is None:
             return None
-        axis = sliced_axis(self.session.viewer)
+        axis = self.session.axis
         index = self.measured.slice_at(axis, self.session.position)
         return None if index is None else (axis, index)
 
@@ -280,7 +287,7 @@ class MetricsDock(Dock):
 
     def _go_to(self, index: int) -> None:
         if self.measured is not None:
-            self.session.position = self.measured.point_in(sliced_axis(self.session.viewer), index, self.session.position)
+            self.session.position = self.measured.point_in(self.session.axis, index, self.session.position)
 
     def _step(self, step: int) -> None:
         plane = self._plane()
@@ -293,7 +300,7 @@ class MetricsDock(Dock):
         place = scores.places.get(max(0, self.table.currentRow()))
         if place is None:
             raise InputError("The selected candidate is not measured; select another row.")
-        index = scores.outcome.measured.curve(self._metric(), sliced_axis(self.session.viewer)).worst(place)
+        index = scores.outcome.measured.curve(self._metric(), self.session.axis).worst(place)
         if index is None:
             raise InputError("No slice has a score; choose another metric or region.")
         self._go_to(index)
