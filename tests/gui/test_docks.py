@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QDockWi
 from napari_mrsr.gui import _compat
 from napari_mrsr.volume import Box
 
-WIDTH = 330
+WIDTH = 340
 """px; two docks of that width leave half of a window of 1280 to the images."""
 DOCKS = [w.display_name for w in npe2.PluginManifest.from_distribution("napari-mrsr").contributions.widgets]
 
