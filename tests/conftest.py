@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -168,3 +170,19 @@ def head_crop(shared_data):
     starts = [(n - 64) // 2 for n in volume.shape]
     crop = volume.crop([slice(s, s + 64) for s in starts])
     return crop.replace(data=crop.data.astype(np.float64), name="nvn")
+
+
+@pytest.fixture
+def console(monkeypatch, capfd):
+    """Run a command as the console script does; gives exit code and both streams."""
+    from napari_mrsr import cli
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["napari-mrsr", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capfd.readouterr()
+        return SimpleNamespace(code=stop.value.code or 0, out=out, err=err)
+
+    return command

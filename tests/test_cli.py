@@ -93,18 +93,8 @@ def place(files, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def call(place, monkeypatch, capfd):
-    """Run a command as the console script does; gives exit code and both streams."""
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["napari-mrsr", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capfd.readouterr()
-        return SimpleNamespace(code=stop.value.code or 0, out=out, err=err)
-
-    return command
+def call(place, console):
+    return console
 
 
 @pytest.fixture

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from napari_mrsr import cli
 from napari_mrsr.degradation import Degradation, degrade
 from napari_mrsr.io import read_sidecar, read_volume, write_volume
 from napari_mrsr.networks import create
@@ -25,21 +22,12 @@ NETWORKS = {
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capfd):
-    """Run a command as the console script does, in a folder of one's own; gives exit code and both streams."""
+def call(tmp_path, monkeypatch, console):
+    """Run commands in a folder of one's own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("napari_mrsr.zoo.models.user_weights_folder", lambda: tmp_path / "models")
     monkeypatch.setattr("napari_mrsr.inference.process.tune_process", lambda: None)
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["napari-mrsr", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capfd.readouterr()
-        return SimpleNamespace(code=stop.value.code or 0, out=out, err=err)
-
-    return command
+    return console
 
 
 @pytest.fixture

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import napari_mrsr
-from napari_mrsr import cli
 from napari_mrsr.io import read_sidecar, read_volume, write_volume
 from napari_mrsr.networks import create
 from napari_mrsr.samples import read_sample
@@ -48,16 +45,8 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def call(place, monkeypatch, capfd):
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["napari-mrsr", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capfd.readouterr()
-        return SimpleNamespace(code=stop.value.code or 0, out=out, err=err)
-
-    return command
+def call(place, console):
+    return console
 
 
 def test_a_table_with_its_limits(call):

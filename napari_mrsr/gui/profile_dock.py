@@ -30,7 +30,7 @@ WIDEST = 50.0
 COLUMNS = {
     "Width\n[mm]": "10-90 % width of the edge that is steepest in all images together, from an error function fitted to it: smaller is sharper",
     "Place\n[mm]": "From the first end of the line to the middle of the edge: equal in images that lie on each other",
-    "Over-\nshoot [%]": "How far the profile goes beyond the levels beside the edge, in percent of its height: ringing, or a second structure",
+    "Over-\nshoot %": "How far the profile goes beyond the levels beside the edge, in percent of its height: ringing, or a second structure",
 }
 INTERPOLATIONS: tuple[Interpolation, ...] = ("linear", "cubic")
 

@@ -246,3 +246,14 @@ def trio(pair, add, head):
     for name, data in (("blurred", blurred), ("brighter", head.data + 50)):
         session.add_candidate(add(head.replace(data=data, name=name)))
     return session
+
+
+@pytest.fixture
+def super_resolve_dock(pair, said):
+    """The Super-resolve dock in a viewer with ground truth and low resolution, with a worker process of its own."""
+    from napari_mrsr.gui.super_resolve_dock import SuperResolveDock
+
+    widget = SuperResolveDock(pair)
+    pair.window.add_dock_widget(widget, name="Super-resolve")
+    yield widget
+    widget.client.close()

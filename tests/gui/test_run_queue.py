@@ -19,15 +19,8 @@ MINUTE = 60_000
 
 
 @pytest.fixture
-def dock(pair, qtbot, said):
-    widget = SuperResolveDock(pair)
-    pair.window.add_dock_widget(widget, name="Super-resolve")
-    yield widget
-    widget.client.close()
-
-
-def click(qtbot, button):
-    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+def dock(super_resolve_dock):
+    return super_resolve_dock
 
 
 def tick(dock, *names):
@@ -45,7 +38,7 @@ def test_ticked_models_run_one_after_the_other_into_one_workspace(qtbot, pair, d
     tick(dock, "nearest", "zero-fill")
     heard = []
     dock.queue.told.connect(heard.append)
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     assert not dock.run_button.isEnabled()
     assert dock.skip_button.isVisibleTo(dock)
     qtbot.waitUntil(lambda: not dock.queue.busy, timeout=2 * MINUTE)
@@ -70,7 +63,7 @@ def test_what_does_not_fit_is_left_out_with_its_sentence_and_the_others_go_on(qt
     learned = next(card.name for card in dock._cards.values() if card.learned)
     tick(dock, learned, "nearest")
     dock.form["scale"].value = 3
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not dock.queue.busy, timeout=2 * MINUTE)
     assert results(dock) == ["SR cubic", "SR nearest"]
     assert "factor of 2, not 3" in said[-1]
@@ -91,7 +84,7 @@ def small(dock, model="nearest"):
 def test_skip_stops_one_and_goes_on(qtbot, pair, dock):
     dock.queue.start([big(), small(dock)])
     qtbot.waitSignal(dock.client.started, timeout=MINUTE).wait()
-    click(qtbot, dock.skip_button)
+    qtbot.mouseClick(dock.skip_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not dock.queue.busy, timeout=MINUTE)
     assert results(dock) == ["SR nearest"]
     assert "back-projection was stopped; nothing of it was kept." in dock.status.text()
@@ -101,7 +94,7 @@ def test_cancel_stops_all_and_keeps_what_is_finished(qtbot, pair, dock):
     dock.queue.start([small(dock), big(), small(dock, "cubic")])
     qtbot.waitUntil(lambda: len(dock.session.runs) == 1, timeout=MINUTE)
     qtbot.waitSignal(dock.client.started, timeout=MINUTE).wait()
-    click(qtbot, dock.cancel_button)
+    qtbot.mouseClick(dock.cancel_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not dock.queue.busy, timeout=MINUTE)
     qtbot.wait(300)
     assert results(dock) == ["SR nearest"]
@@ -114,7 +107,7 @@ def test_cancel_while_scores_are_computed_shows_nothing(qtbot, pair, dock, monke
     monkeypatch.setattr("napari_mrsr.gui.run_queue.in_background", lambda *_a, done, **_k: waited.append(done))
     dock.queue.start([small(dock)])
     qtbot.waitUntil(lambda: bool(waited), timeout=MINUTE)
-    click(qtbot, dock.cancel_button)
+    qtbot.mouseClick(dock.cancel_button, Qt.MouseButton.LeftButton)
     assert not dock.queue.busy
     waited[0](None)
     assert dock.session.runs == []
@@ -129,13 +122,13 @@ def test_a_layer_removed_mid_run_costs_nothing_else(qtbot, pair, dock, said):
     assert results(dock) == ["SR nearest"]
     assert "No ground truth" in dock.scores.text()
     assert said == []
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     assert "low resolution" in said[-1]
 
 
 def test_how_a_result_was_made_stands_beside_it(qtbot, pair, dock):
     dock.models.setCurrentText("back-projection")
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not dock.queue.busy, timeout=MINUTE)
     (run,) = dock.session.runs
     made = how_made(run.result.metadata[KEY]["volume"])
@@ -158,7 +151,7 @@ def test_choices_are_remembered_but_nothing_about_the_input(qtbot, pair, dock):
     dock.models.setCurrentText("nearest")
     tick(dock, "cubic")
     dock.form["protocol"].value = "gaussian"
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not dock.queue.busy, timeout=MINUTE)
     assert recall("models", []) == ["nearest", "cubic"]
     again = SuperResolveDock(pair)

@@ -24,25 +24,18 @@ MINUTE = 60_000
 
 
 @pytest.fixture
-def dock(pair, qtbot, said):
-    widget = SuperResolveDock(pair)
-    pair.window.add_dock_widget(widget, name="Super-resolve")
-    yield widget
-    widget.client.close()
-
-
-def click(qtbot, button):
-    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+def dock(super_resolve_dock):
+    return super_resolve_dock
 
 
 def finish(qtbot, dock, runs=1):
-    qtbot.waitUntil(lambda: len(dock.session.runs) == runs, timeout=2 * MINUTE)
+    qtbot.waitUntil(lambda: len(dock.session.runs) == runs and not dock.queue.busy, timeout=2 * MINUTE)
 
 
 def test_a_run_adds_linked_layers_and_leaves_the_users_alone(qtbot, pair, dock):
     before = {layer.name: (layer.data.copy(), np.array(layer.affine)) for layer in pair.layers}
     dock.models.setCurrentText("cubic")
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     finish(qtbot, dock)
     names = [layer.name for layer in pair.layers]
     assert names == ["HR", "LR", "gradient HR", "gradient SR cubic", "error SR cubic - HR", "SR cubic"]
@@ -64,16 +57,16 @@ def test_a_run_adds_linked_layers_and_leaves_the_users_alone(qtbot, pair, dock):
 def test_the_worker_gives_what_the_library_gives(qtbot, pair, dock):
     low = layer_to_volume(pair.layers["LR"])
     dock.models.setCurrentText("back-projection")
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     finish(qtbot, dock)
     np.testing.assert_allclose(pair.layers["SR back-projection"].data, super_resolve(low, "back-projection").data, atol=1e-3)
 
 
 def test_remove_run_undoes(qtbot, pair, dock):
     dock.models.setCurrentText("nearest")
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     finish(qtbot, dock)
-    click(qtbot, dock.saving.remove_button)
+    qtbot.mouseClick(dock.saving.remove_button, Qt.MouseButton.LeftButton)
     assert [layer.name for layer in pair.layers] == ["HR", "LR"]
     assert not dock.saving.remove_button.isEnabled()
 
@@ -81,7 +74,7 @@ def test_remove_run_undoes(qtbot, pair, dock):
 def test_two_runs_of_one_model_get_two_names(qtbot, pair, dock):
     dock.models.setCurrentText("nearest")
     for runs in (1, 2):
-        click(qtbot, dock.run_button)
+        qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
         finish(qtbot, dock, runs)
     assert {"SR nearest", "SR nearest (2)"} <= {layer.name for layer in pair.layers}
 
@@ -91,7 +84,7 @@ def test_current_slice_and_drawn_box(qtbot, pair, dock):
     pair.dims.set_point(2, 30.0)
     dock.models.setCurrentText("cubic")
     dock.region.choice.setCurrentText(SLICE)
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     finish(qtbot, dock)
     slab = layer_to_volume(pair.layers["SR cubic"])
     assert slab.shape[:2] == (40, 48)
@@ -99,7 +92,7 @@ def test_current_slice_and_drawn_box(qtbot, pair, dock):
     assert slab.box().lower[2] < 30 < slab.box().upper[2]
     dock.region.choice.setCurrentText(BOX)
     assert dock.region.draw_button.isVisibleTo(dock)
-    click(qtbot, dock.region.draw_button)
+    qtbot.mouseClick(dock.region.draw_button, Qt.MouseButton.LeftButton)
     shapes = pair.layers.selection.active
     assert shapes.mode == "add_rectangle"
     shapes.add_rectangles(np.array([[-10, -20, 30], [-10, 10, 30], [5, 10, 30], [5, -20, 30]], float))
@@ -107,7 +100,7 @@ def test_current_slice_and_drawn_box(qtbot, pair, dock):
     np.testing.assert_allclose(dock.session.roi.lower, (-10, -20, 10))
     dock.region.fields[2, 0].setValue(24)
     dock.region.fields[2, 1].setValue(36)
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     finish(qtbot, dock, 2)
     block = layer_to_volume(pair.layers["SR cubic (2)"]).box()
     np.testing.assert_allclose(block.lower, (-10, -20, 24), atol=1.6)
@@ -116,15 +109,15 @@ def test_current_slice_and_drawn_box(qtbot, pair, dock):
 
 def test_missing_pieces_are_said(qtbot, pair, dock, said):
     dock.region.choice.setCurrentText(BOX)
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     assert "No box is drawn yet" in said[-1]
     dock.region.choice.setCurrentIndex(0)
     dock.session.assign(Role.LOW_RESOLUTION, None)
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     assert "low resolution" in said[-1]
     flat = pair.add_image(np.zeros((8, 8)), name="flat")
     dock.session.assign(Role.LOW_RESOLUTION, flat)
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     assert "2 dimensions" in said[-1]
     assert dock.run_button.isEnabled()
 
@@ -133,7 +126,7 @@ def test_errors_of_the_worker_are_said_and_the_dock_stays_usable(qtbot, pair, do
     constant = pair.add_image(np.full((12, 12, 12), 5.0), name="constant")
     dock.session.assign(Role.LOW_RESOLUTION, constant)
     dock.models.setCurrentText("cubic")
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: bool(said), timeout=MINUTE)
     assert "same value" in said[-1]
     assert dock.run_button.isEnabled()
@@ -144,7 +137,7 @@ def test_truth_that_does_not_overlap_costs_the_scores_not_the_result(qtbot, pair
     far = pair.add_image(np.random.default_rng(0).random((9, 9, 9)), name="far", translate=(900, 900, 900))
     dock.session.assign(Role.GROUND_TRUTH, far)
     dock.models.setCurrentText("cubic")
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     finish(qtbot, dock)
     assert "do not overlap" in said[-1]
     assert "SR cubic" in pair.layers
@@ -172,13 +165,13 @@ def test_layers_that_cannot_be_run_are_told_when_chosen_and_when_run(qtbot, pair
         button.click()
         assert any(sentence in one for one in said) or "No box" in said[0]
     dock.region.choice.setCurrentIndex(0)
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     assert sentence in said[-1]
     pair.layers.remove(odd)
     assert dock.session.layer(Role.LOW_RESOLUTION) is None
     dock.session.assign(Role.LOW_RESOLUTION, pair.layers["LR"])
     dock.models.setCurrentText("nearest")
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     finish(qtbot, dock)
 
 
@@ -188,7 +181,7 @@ def test_closing_the_dock_while_scores_are_computed_shows_nothing(qtbot, pair, s
     kept = []
     monkeypatch.setattr("napari_mrsr.gui.run_queue.in_background", lambda *_a, **k: kept.append(k))
     widget.models.setCurrentText("nearest")
-    click(qtbot, widget.run_button)
+    qtbot.mouseClick(widget.run_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: bool(kept), timeout=MINUTE)
     assert kept[0]["owner"] is widget.queue
     pair.window.remove_dock_widget(docked)
@@ -217,7 +210,7 @@ def test_a_killed_worker_is_reported_and_the_next_run_works(qtbot, pair, dock, s
     assert "ended unexpectedly" in said[-1]
     assert dock.run_button.isEnabled()
     dock.models.setCurrentText("nearest")
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     finish(qtbot, dock)
 
 
@@ -226,7 +219,7 @@ def test_cancel_stops_the_run_and_keeps_nothing(qtbot, pair, dock):
     with qtbot.waitSignal(dock.client.started, timeout=MINUTE):
         pass
     with qtbot.waitSignal(dock.client.cancelled, timeout=MINUTE):
-        click(qtbot, dock.cancel_button)
+        qtbot.mouseClick(dock.cancel_button, Qt.MouseButton.LeftButton)
     assert [layer.name for layer in pair.layers] == ["HR", "LR"]
     assert dock.run_button.isEnabled()
     assert "Stopped" in dock.status.text()
@@ -262,18 +255,18 @@ def test_devices_appear_when_the_worker_reports_them(qtbot, dock):
 
 def test_saving_writes_volume_and_figure(qtbot, pair, dock, tmp_path, monkeypatch):
     dock.models.setCurrentText("cubic")
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     finish(qtbot, dock)
     target = tmp_path / "sr.nii.gz"
     monkeypatch.setattr("napari_mrsr.gui.save_box.QFileDialog.getSaveFileName", lambda *_: (str(target), ""))
-    click(qtbot, dock.saving.save_button)
+    qtbot.mouseClick(dock.saving.save_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: "Saved" in dock.status.text(), timeout=MINUTE)
     saved = read_volume(target)
     np.testing.assert_allclose(saved.data, pair.layers["SR cubic"].data)
     assert saved.record["run"]["model"] == "cubic"
     figure = tmp_path / "figure.png"
     monkeypatch.setattr("napari_mrsr.gui.save_box.QFileDialog.getSaveFileName", lambda *_: (str(figure), ""))
-    click(qtbot, dock.saving.figure_button)
+    qtbot.mouseClick(dock.saving.figure_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: "figure.png" in dock.status.text(), timeout=MINUTE)
     assert figure.stat().st_size > 10_000
 
@@ -288,7 +281,7 @@ def test_a_far_voxel_size_is_shown_and_asked(qtbot, pair, dock, monkeypatch):
     assert "far from" in dock.warning.text()
     asked = []
     monkeypatch.setattr(dock, "_confirm", lambda text: asked.append(text) or False)
-    click(qtbot, dock.run_button)
+    qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
     assert "9.00 x 9.00 x 9.00 mm" in asked[0]
     assert not dock.client.busy
 

@@ -63,7 +63,6 @@ class ReadOut(QLabel):
         self.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.setStyleSheet(f"padding: 0px {MARGIN}px")  # with napari's the second line would be cut off
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.setFixedHeight(self.fontMetrics().height() * LINES + 4)
         self._reading: Reading | None = None
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802 - Qt's name
@@ -77,6 +76,10 @@ class ReadOut(QLabel):
         self._write()
 
     def _write(self) -> None:
+        # The font is known for sure only within the window whose style it takes.
+        height = self.fontMetrics().lineSpacing() * LINES + 6
+        if self.height() != height:
+            self.setFixedHeight(height)
         if self._reading is not None:
             self.setText("\n".join(self._reading.lines(self.fontMetrics(), self.width() - 2 * MARGIN - 2)))
             self.setToolTip(f"<p style='white-space: pre'>{'<br>'.join(map(escape, self._reading.full))}</p>")
