@@ -14,7 +14,7 @@ test:  ## all tests; those of the windows on PyQt5 and PyQt6, side by side
 	@.ci/setup pyqt5,pyqt6,tissue,dev
 	QT_API=pyqt5 $(BIN)/python -m pytest -q --ignore=tests/gui
 	@echo "tests/gui on PyQt5 and PyQt6"; log=$$(mktemp); \
-	(QT_API=pyqt6 PYTEST_QT_API=pyqt6 $(SCREEN) $(BIN)/python -m pytest -q tests/gui > $$log 2>&1) & other=$$!; \
+	(QT_API=pyqt6 PYTEST_QT_API=pyqt6 $(SCREEN) $(BIN)/python -m pytest -q -m "not slow" tests/gui > $$log 2>&1) & other=$$!; \
 	QT_API=pyqt5 $(SCREEN) $(BIN)/python -m pytest -q tests/gui; first=$$?; \
 	wait $$other; second=$$?; echo "PyQt6:"; cat $$log; rm -f $$log; exit $$((first || second))
 
