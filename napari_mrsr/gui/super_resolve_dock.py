@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QMessageBox, QProgr
 
 from napari_mrsr.errors import InputError
 from napari_mrsr.gui.diagnostics_action import diagnostics_action
-from napari_mrsr.gui.dock import START_WORKER_MS, Dock, combo, cut, note, when_removed
+from napari_mrsr.gui.dock import START_WORKER_MS, Dock, combo, cut, note, warn, when_removed
 from napari_mrsr.gui.hint_bar import HintBar
 from napari_mrsr.gui.import_weights import ImportButton
 from napari_mrsr.gui.maps_box import MapsBox
@@ -35,7 +35,6 @@ ROLES = {
     Role.GROUND_TRUTH: "Sharp volume to judge the result by, if there is one",
     Role.CANDIDATE: "Images to be judged: results, and files of other programs",
 }
-WARNING = "#e69f00"
 
 
 class SuperResolveDock(Dock):
@@ -231,8 +230,7 @@ class SuperResolveDock(Dock):
         except InputError as error:
             warnings = [str(error)]
             self.run_form.suit(card, None)
-        self.warning.setText(f"<span style='color:{WARNING}'>{' '.join(warnings)}</span>" if warnings else "")
-        self.warning.setVisible(bool(warnings))
+        warn(self.warning, " ".join(warnings))
 
     def _confirm(self, text: str) -> bool:
         answer = QMessageBox.question(self, "Run anyway?", f"{text} Run anyway?")
