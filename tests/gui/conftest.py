@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 from qtpy.QtCore import QEvent, QObject, QPoint, QPointF, Qt, Signal
@@ -12,6 +14,18 @@ from napari_mrsr.errors import RunError
 from napari_mrsr.gui.layers import volume_to_layer
 from napari_mrsr.gui.session import Role, Session
 from napari_mrsr.volume import Volume
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_collections():
+    """napari collects garbage three times a viewer: keep it from walking through everything that was imported."""
+    import napari.viewer  # noqa: F401  (much of it)
+    import torch  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
