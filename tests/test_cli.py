@@ -417,7 +417,7 @@ def test_without_arguments_there_is_help(call):
 
 
 def test_the_commands():
-    assert COMMANDS == ["compare", "degrade", "demo", "evaluate", "figure", "info", "look", "models", "run", "train", "trust"]
+    assert COMMANDS == ["check", "compare", "degrade", "demo", "evaluate", "figure", "info", "look", "models", "run", "train", "trust"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -666,7 +666,7 @@ def test_far_voxel_sizes_are_warned_of(call, tmp_path):
     add_model(tmp_path / "models", domain={"voxel_size": (0.5, 0.9)})
     result = call("run", "lr.nii.gz", "--model", "small", *TO)
     assert result.code == 0
-    assert re.search(r"warning: Voxels of 2\.00 x 2\.00 x 2\.00 mm are far from the 0\.50 to 0\.90 mm", result.err)
+    assert re.search(r"warning: red: Voxels of 2\.00 x 2\.00 x 2\.00 mm are far from the 0\.50 to 0\.90 mm", result.err)
 
 
 def test_a_full_disk_is_one_sentence(call, place):

@@ -13,6 +13,7 @@ VIEWER = ("napari", "qtpy", "PyQt5", "PyQt6", "PySide6", "magicgui", "superqt", 
 HEAVY = ("torch", "lightning_fabric", "monai", "matplotlib", *VIEWER)
 TORCH = ("torch", "lightning_fabric", "monai", "einops", "safetensors")
 NEEDS_TORCH = ("napari_mrsr.networks.cftn", "napari_mrsr.networks.classic", "napari_mrsr.inference.engine", "napari_mrsr.training.")
+TRAINING_WITHOUT_TORCH = ("napari_mrsr.training.recipe", "napari_mrsr.training.runs", "napari_mrsr.training.history")
 
 
 def test_there_are_sources():
@@ -74,7 +75,14 @@ def at_import_time(body):
 @pytest.mark.parametrize("path", sorted((PACKAGE / "gui").rglob("*.py")), ids=lambda p: p.stem)
 def test_the_viewer_side_imports_no_torch_at_module_level(path):
     names = [name for node in at_import_time(ast.parse(path.read_text("utf-8")).body) for name in imported(node)]
+    names = [n for n in names if not n.startswith(TRAINING_WITHOUT_TORCH)]
     assert not [n for n in names if n.split(".")[0] in TORCH or n.startswith(NEEDS_TORCH)]
+
+
+def test_what_the_training_dock_imports_loads_no_torch():
+    code = f"import sys, {', '.join(TRAINING_WITHOUT_TORCH)}\nprint(*sorted(set({TORCH}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))

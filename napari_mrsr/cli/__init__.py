@@ -17,9 +17,9 @@ from napari_mrsr.cli.common import app, say
 from napari_mrsr.errors import Cancelled, MrsrError
 
 # isort: split
-from napari_mrsr.cli import models, trust  # after the volumes, because help lists commands in the order of import
+from napari_mrsr.cli import check, models, training, trust  # after the volumes, because help lists commands in the order of import
 
-__all__ = ["app", "main", "models", "trust", "volumes"]
+__all__ = ["app", "check", "main", "models", "training", "trust", "volumes"]
 
 STOPPED = 130
 

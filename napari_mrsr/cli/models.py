@@ -1,15 +1,13 @@
-"""Commands about models: list, describe, import, train, evaluate, and what this machine has."""
+"""Commands about models: list, describe, import, evaluate, and what this machine has."""
 
 from __future__ import annotations
 
 import json
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from tqdm import tqdm
 
 from napari_mrsr.cli.common import Overwrite, app, say
 
@@ -106,35 +104,12 @@ def info() -> None:
 
 
 @app.command()
-def train(
-    recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of the volumes (default: the recipe's).")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for weights and card (default: your model folder).")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the recipe's.")] = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Train a network by a recipe; its weights and card then appear in the model list.
-
-    Example: napari-mrsr train resources/recipes/cftn_x2_compact.yaml --data ../shared/data
-    """
-    from napari_mrsr.inference.process import tune_process
-    from napari_mrsr.training.jobs import train_to_files
-    from napari_mrsr.training.recipe import load_recipe
-
-    tune_process()
-    plan = load_recipe(recipe, root=data, steps=steps)
-    for path in train_to_files(plan, output, resume=resume, accelerator=device, overwrite=overwrite, say=lambda t: tqdm.write(t, sys.stderr)):
-        say(str(path))
-
-
-@app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A name from `napari-mrsr models`.")],
-    data: Annotated[list[Path], typer.Option(help="Test volumes (high-resolution); repeat for several.")],
+    data: Annotated[list[Path], typer.Option(help="Test volumes (high-resolution), or the folder they lie in; repeat for several.")],
     noise: Annotated[list[float] | None, typer.Option(help="Noise levels in percent; repeat for several.")] = None,
     card: Annotated[bool, typer.Option("--card", help="Write the table into the model's card.")] = False,
+    missing: Annotated[bool, typer.Option("--missing", help="With --card: only where the card has no table yet.")] = False,
 ) -> None:
     """Score a model against every classic method on test volumes, as its card's table.
 
@@ -142,7 +117,11 @@ def evaluate(
     """
     from napari_mrsr.inference.process import tune_process
     from napari_mrsr.training.evaluate import evaluate_model
+    from napari_mrsr.zoo import get_card
 
+    if missing and get_card(model).quality:
+        say(f"The card of {model} has its table already.")
+        return
     tune_process()
     command = f"napari-mrsr evaluate {model} " + " ".join(f"--data {p.name}" for p in data) + "".join(f" --noise {n:g}" for n in noise or [0.0])
     for line in evaluate_model(model, data, noise or [0.0], command if card else None):

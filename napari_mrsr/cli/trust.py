@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_mrsr.cli.common import Index, Overwrite, Protocol, app, read, say
+from napari_mrsr.cli.common import Index, Json, Overwrite, Protocol, app, read, say
 
 if TYPE_CHECKING:
     from napari_mrsr.evaluation.consistency import Consistency
@@ -24,7 +24,7 @@ def trust(
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Also write the maps and trust.json there.")] = None,
     protocol: Protocol = None,
     mask: Annotated[Path | None, typer.Option(help="Volume whose non-zero voxels count (default: the foreground).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
     index: Index = None,
     overwrite: Overwrite = False,
 ) -> None:

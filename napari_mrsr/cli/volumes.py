@@ -17,6 +17,7 @@ from napari_mrsr.cli.common import (
     Convention,
     Device,
     Index,
+    Json,
     Model,
     Noise,
     Orientations,
@@ -117,11 +118,17 @@ def run(
     roi: Annotated[str | None, typer.Option(help="x0,y0,z0,x1,y1,z1 in mm (RAS).")] = None,
     noise: Noise = None,
     device: Device = "auto",
-    tile: Annotated[int | None, typer.Option(help="Largest tile edge in LR voxels (default: planned).")] = None,
+    tile: Annotated[int | None, typer.Option(help="Networks of volumes: largest tile edge in LR voxels (default: planned).")] = None,
+    halo: Annotated[int | None, typer.Option(help="Networks of volumes: margin of tiles in LR voxels (default: as measured for the model).")] = None,
+    batch: Annotated[int | None, typer.Option(help="Slices or tiles at once (default: planned).")] = None,
+    precision: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    translate: Annotated[bool, typer.Option("--compile", help="Translate the network for this device first (torch.compile).")] = False,
     maps: Annotated[list[str] | None, typer.Option("--map", help="Internal map to write beside the result (see models show); repeat.")] = None,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Average over mirror images; their spread is written beside the result.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Tiles with full margins: equal to one piece to float32 accuracy.")] = False,
+    attention: Annotated[str, typer.Option(help="CFTN: window (as trained) or global (over the whole volume; far slower).")] = "window",
     skip_air: Annotated[bool, typer.Option(help="Leave empty air around the head out (linear interpolation there).")] = True,
+    as_json: Json = False,
     index: Index = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -140,13 +147,14 @@ def run(
     box = Box.parse(roi) if roi is not None else None
     options = RunOptions.create(
         model=model, scale=scale, protocol=protocol, axis=axis, voxel=voxel, orientations=orientations, register_reference=register,
-        noise=noise, device=device, tile=tile, roi=(*box.lower, *box.upper) if box else None, maps=tuple(maps or []),
-        ensemble=ensemble, exact=exact, skip_air=skip_air,
+        noise=noise, device=device, tile=tile, halo=halo, batch=batch, precision=precision, compile=translate,
+        roi=(*box.lower, *box.upper) if box else None, maps=tuple(maps or []),
+        ensemble=ensemble, exact=exact, attention=attention, skip_air=skip_air,
     )  # fmt: skip
     volumes = {role: read(path, index) if path else None for role, path in (("reference", reference), ("like", like))}
     kept = output.with_name(f".{output.name}.tiles")
     try:
-        done = run_model(read_volume(lr, index), options, volumes["reference"], volumes["like"], kept)
+        done = run_model(read_volume(lr, index), options, volumes["reference"], volumes["like"], kept, (output, *beside.values()))
     except KeyboardInterrupt:
         if kept.exists():
             typer.echo(f"Finished tiles are kept in {kept}: the same command goes on from them.", err=True)
@@ -157,6 +165,9 @@ def run(
     for volume in done.maps:
         name = volume.record["map"]["name"]
         written += write_volume(volume, beside[name], overwrite=overwrite, description=f"napari-mrsr {record['model']} map {name}")
+    if as_json:
+        say(json.dumps({"files": [str(path) for path in written], **record}, indent=2))
+        return
     for path in written:
         say(str(path))
 
@@ -218,7 +229,7 @@ def compare(
     csv: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Also write the table as CSV.")] = None,
     latex: Annotated[Path | None, typer.Option(metavar="FILE.tex", help="Also write the table as LaTeX (booktabs).")] = None,
     maps: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write error and gradient maps there.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
     index: Index = None,
     overwrite: Overwrite = False,
 ) -> None:

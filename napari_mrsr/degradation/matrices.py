@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,27 +103,30 @@ def gaussian_matrix(size: int, sigma: float, radius: int) -> Matrix:
 
 
 @cache
-def gaussian_sampling(axis: AxisSampling) -> Matrix:
-    """Protocol ``gaussian``: blur of sigma 1 voxel (radius 4), then B-spline sampling at the coarse positions (NETWORKS 0.6, edges aligned)."""
-    return np.asarray(bspline_matrix(axis.coarse_positions(), axis.fine) @ gaussian_matrix(axis.fine, 1.0, 4))
+def gaussian_sampling(axis: AxisSampling, width: float = 1.0) -> Matrix:
+    """Protocol ``gaussian``: blur of sigma 1 voxel (radius 4), then B-spline sampling at the coarse positions (NETWORKS 0.6, edges aligned).
+
+    `width` makes the blur wider or narrower by a factor, here and below.
+    """
+    return np.asarray(bspline_matrix(axis.coarse_positions(), axis.fine) @ gaussian_matrix(axis.fine, width, ceil(4 * width)))
 
 
 @cache
-def zoom_sampling(axis: AxisSampling) -> Matrix:
+def zoom_sampling(axis: AxisSampling, width: float = 1.0) -> Matrix:
     """Protocol ``gaussian-zoom``: blur, crop to a multiple of the factor, then ``scipy.ndimage.zoom`` itself (NETWORKS 0.6, literal)."""
     covered = round(axis.step * (axis.coarse - 1)) + 1 if axis.coarse > 1 else axis.fine
     # Mode "mirror" differs from the default only where rounding puts the last sample past the end, which the default makes 0.
     sampled = ndimage.zoom(np.eye(covered), (axis.coarse / covered, 1), order=3, mode="mirror")
     matrix = np.zeros((axis.coarse, axis.fine))
     matrix[:, :covered] = sampled
-    return np.asarray(matrix @ gaussian_matrix(axis.fine, 1.0, 4))
+    return np.asarray(matrix @ gaussian_matrix(axis.fine, width, ceil(4 * width)))
 
 
 @cache
-def slice_profile_sampling(axis: AxisSampling) -> Matrix:
+def slice_profile_sampling(axis: AxisSampling, width: float = 1.0) -> Matrix:
     """Protocol ``slice-profile``: Gaussian with FWHM of one slice, 2 round(r) + 1 taps, then B-spline sampling (NETWORKS 0.5)."""
-    sigma = axis.step / (2 * np.sqrt(2 * np.log(2)))
-    return np.asarray(bspline_matrix(axis.coarse_positions(), axis.fine) @ gaussian_matrix(axis.fine, sigma, round(axis.step)))
+    sigma = width * axis.step / (2 * np.sqrt(2 * np.log(2)))
+    return np.asarray(bspline_matrix(axis.coarse_positions(), axis.fine) @ gaussian_matrix(axis.fine, sigma, round(width * axis.step)))
 
 
 @cache

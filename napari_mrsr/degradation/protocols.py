@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -14,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from napari_mrsr.degradation import matrices
 from napari_mrsr.degradation.separable import SeparableOperator
 from napari_mrsr.errors import InputError
-from napari_mrsr.grid import Alignment, AxisSampling, SamplingGrid
+from napari_mrsr.grid import Alignment, SamplingGrid
 from napari_mrsr.intensity import intensity_range, require_content
 from napari_mrsr.volume import AXES, Volume, axis_index
 
@@ -36,7 +37,7 @@ class Protocol:
     scales : tuple of int
         Factors it is defined for.
     matrix : callable
-        One-axis operator for an :class:`~napari_mrsr.grid.AxisSampling`.
+        One-axis operator for an :class:`~napari_mrsr.grid.AxisSampling`, and for a `width` of its blur where it has one.
     summary : str
         One line for help texts.
     """
@@ -45,17 +46,23 @@ class Protocol:
     pattern: Pattern
     alignment: Alignment
     scales: tuple[int, ...]
-    matrix: Callable[[AxisSampling], NDArray[Any]]
+    matrix: Callable[..., NDArray[Any]]
     summary: str
+
+    @property
+    def has_blur(self) -> bool:
+        """Whether it blurs by a profile whose width can be varied."""
+        return "width" in inspect.signature(self.matrix).parameters
 
     def scale_per_axis(self, scale: float, slice_axis: int) -> tuple[float, float, float]:
         """Factor along R, A, S for slices stacked along `slice_axis`."""
         x, y, z = (scale if self.pattern == "3d" or (axis == slice_axis) == (self.pattern == "through-plane") else 1.0 for axis in range(3))
         return x, y, z
 
-    def operator(self, grid: SamplingGrid) -> SeparableOperator:
-        """Linear part of the degradation on a grid."""
-        return SeparableOperator(tuple(self.matrix(a) if s != 1 else None for a, s in zip(grid.axes, grid.scale, strict=True)))
+    def operator(self, grid: SamplingGrid, width: float = 1.0) -> SeparableOperator:
+        """Linear part of the degradation on a grid, its blur wider or narrower by a factor `width`."""
+        options = {} if width == 1 else {"width": width}
+        return SeparableOperator(tuple(self.matrix(a, **options) if s != 1 else None for a, s in zip(grid.axes, grid.scale, strict=True)))
 
 
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(

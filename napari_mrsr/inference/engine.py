@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,18 +20,22 @@ from torch import nn
 from napari_mrsr.errors import RunError
 from napari_mrsr.evaluation.align import resample_onto
 from napari_mrsr.grid import lattice_offset
+from napari_mrsr.inference.attention import require_attention, survey, survey_bytes
 from napari_mrsr.inference.background import busy_mask, enlarge
+from napari_mrsr.inference.compiled import is_translated, translate
 from napari_mrsr.inference.control import Control, Look
+from napari_mrsr.inference.costs import Cost, cost_key, known_cost, remember_cost
 from napari_mrsr.inference.ensemble import SPREAD, Ensemble, mirrors
 from napari_mrsr.inference.events import Event, Progress, RunDone, RunStarted
 from napari_mrsr.inference.feed import Feed
 from napari_mrsr.inference.journal import Journal, fingerprint
-from napari_mrsr.inference.loop import Pace, TileLoop
+from napari_mrsr.inference.loop import TileLoop
 from napari_mrsr.inference.monitor import Monitor
 from napari_mrsr.inference.options import RunOptions
-from napari_mrsr.inference.plan import Plan, make_plan
+from napari_mrsr.inference.pace import Pace
+from napari_mrsr.inference.plan import Plan, duration, make_plan
 from napari_mrsr.inference.precision import choose
-from napari_mrsr.inference.process import free_memory
+from napari_mrsr.inference.process import free_memory, peak_since, start_peak
 from napari_mrsr.inference.setup import Setup, set_up
 from napari_mrsr.inference.store import Store
 from napari_mrsr.networks import get_architecture
@@ -38,6 +43,8 @@ from napari_mrsr.volume import Volume
 
 CALIBRATION_VOXELS = 300_000
 """Runs over fewer LR voxels end before the time of each layer would be known."""
+WORTH_KEEPING = 1.0
+"""Seconds from which on a run tells what its network costs."""
 SLAB = 16
 """Slices that are filled at a time."""
 
@@ -86,29 +93,40 @@ def run(
         If `control` says so.
     """
     started, control = time.perf_counter(), control or Control()
-    setup = set_up(volume, options, reference, like, lambda: control.cancelled)
+    try:
+        setup = set_up(volume, options, reference, like, lambda: control.cancelled)
+    except MemoryError as error:
+        raise RunError(f"There is too little memory to prepare {volume.name} ({error}); crop it, or close other programs.") from None
+    except RuntimeError as error:  # a device that went after it was listed
+        reason = (str(error) or "no reason given").splitlines()[0]
+        raise RunError(f"The run cannot start on the device {options.device}: {reason}; choose another one.") from error
     setup.require_maps(options.maps, ("dense",))
-    setup.feed.precision = choose(setup.feed, setup.job.card.sha256) if options.precision == "auto" else options.precision
-    passes = _passes(setup, volume, options, control.focus)
+    require_attention(setup.feed, options)
+    with _failures_told(setup):
+        setup.feed.precision = choose(setup.feed, setup.job.card.sha256) if options.precision == "auto" else options.precision
+        problem = translate(setup.feed) if options.compile and setup.job.card.learned else ""
+    key = _cost_key(setup, options)
+    passes = _passes(setup, volume, options, control.focus, known_cost(key))
     with _place(setup, volume, options, (reference, like), folder, keep) as place:
-        summary = passes[0][2].summary + (f", {len(passes)} times" if options.ensemble else "")
-        live = _result(volume, setup, summary, options, place.arrays[""])
+        plan = passes[0][2]
+        live = _result(volume, setup, plan, options, place.arrays[""])
         try:
             if not place.resumed:
                 _begin(setup, volume, place.arrays[""])
             notes = setup.notes + ((f"{place.resumed} tiles of an interrupted run are done already.",) if place.resumed else ())
+            notes += (problem,) if problem else ()
             tiles = sum(len(plan.tiles) for _, _, plan in passes)
-            yield RunStarted(summary, str(setup.device), tiles, notes, setup.job.card.name, live)
-            ensemble = yield from _work(setup, passes, place, control, Ensemble(live.shape) if options.ensemble else None)
-        except RuntimeError as error:
-            raise RunError(f"{setup.job.card.name} failed on {setup.device}: {(str(error) or 'no reason given').splitlines()[0]}") from error
+            line = f"{plan.summary}, {duration(plan.seconds)}" + (f", result grows in {place.spilled}" if place.spilled else "")
+            yield RunStarted(line, str(setup.device), tiles, notes, setup.job.card.name, live)
+            with _failures_told(setup):
+                ensemble = yield from _work(setup, passes, place, control, key, Ensemble(live.shape) if options.ensemble else None)
         finally:
             free_memory(setup.device)
     outs = dict(place.arrays)
     if ensemble is not None:
         outs |= {"": ensemble.mean, SPREAD.name: ensemble.spread}
     seconds = time.perf_counter() - started
-    result = _result(volume, setup, summary, options, outs.pop(""), seconds)
+    result = _result(volume, setup, plan, options, outs.pop(""), seconds)
     maps = [_map_volume(result, name, data) for name, data in outs.items()]
     if like is not None and lattice_offset(like.affine, result.affine, result.shape) is None:
         result, *maps = (resample_onto(like, v) for v in (result, *maps))
@@ -127,8 +145,8 @@ def super_resolve(volume: Volume, model: str = "cftn-x2", *, reference: Volume |
     reference, like : Volume, optional
         See :func:`run`.
     **options
-        Fields of :class:`RunOptions`: scale, protocol, axis, noise, voxel, orientations, register_reference, roi, device, tile, ensemble, exact,
-        skip_air.
+        Fields of :class:`RunOptions`: scale, protocol, axis, noise, voxel, orientations, register_reference, roi, device, tile, halo, batch,
+        precision, ensemble, exact, skip_air, compile.
 
     Returns
     -------
@@ -153,7 +171,27 @@ Pass = tuple[tuple[int, ...], Feed, Plan]
 """Axes that are turned round, and what runs on the volume turned so."""
 
 
-def _passes(setup: Setup, volume: Volume, options: RunOptions, look: Look | None) -> list[Pass]:
+@contextmanager
+def _failures_told(setup: Setup) -> Iterator[None]:
+    """What torch cannot do becomes a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = (str(error) or "no reason given").splitlines()[0]
+        remedy = "" if setup.device.type == "cpu" else "; try the device cpu"
+        raise RunError(f"{setup.job.card.name} failed on {setup.device}: {reason}{remedy}") from error
+
+
+def _cost_key(setup: Setup, options: RunOptions) -> str:
+    """Under what a network's cost is remembered."""
+    card = setup.job.card
+    kind = " translated" if is_translated(setup.network) else ""
+    if options.attention == "global":  # every voxel costs as much as there is to look at
+        kind += f" attention over {'x'.join(map(str, setup.job.grid.coarse_shape))}"
+    return cost_key(f"{card.sha256 or card.name}{kind} x{setup.job.scale}", setup.device, setup.feed.precision)
+
+
+def _passes(setup: Setup, volume: Volume, options: RunOptions, look: Look | None, cost: Cost | None) -> list[Pass]:
     """Looks at the volume: one, or one for every mirror image."""
     job, card = setup.job, setup.job.card
     busy = busy_mask(volume.data, volume.voxel_size, job.noise_sigma) if card.learned and options.skip_air else None
@@ -163,8 +201,11 @@ def _passes(setup: Setup, volume: Volume, options: RunOptions, look: Look | None
     for axes in turns:
         feed = setup.feed.mirrored(axes)
         turned = None if busy is None else np.flip(busy, axes)
-        plan = make_plan(feed.job, setup.network, setup.device, options.tile, turned, None if options.ensemble else look)
-        passes.append((axes, feed, replace(plan, precision=feed.precision)))
+        seen = None if options.ensemble else look
+        batch = 1 if options.attention == "global" else options.batch
+        plan = make_plan(feed.job, setup.network, setup.device, options.tile, turned, seen, batch, cost)
+        plan = replace(plan, precision=feed.precision, times=len(turns), attention=options.attention)
+        passes.append((axes, feed, plan if plan.attention == "window" else replace(plan, peak_bytes=plan.peak_bytes + survey_bytes(feed))))
     return passes
 
 
@@ -192,31 +233,41 @@ def _begin(setup: Setup, volume: Volume, out: NDArray[np.float32]) -> None:
 
 
 def _work(
-    setup: Setup, passes: list[Pass], place: Store | Journal, control: Control, ensemble: Ensemble | None
+    setup: Setup, passes: list[Pass], place: Store | Journal, control: Control, key: str, ensemble: Ensemble | None
 ) -> Generator[Event, None, Ensemble | None]:
     """Carry out the passes; gives the ensemble back."""
-    total = sum(t.voxels for _, _, plan in passes for t in plan.tiles)
-    count, before = sum(len(plan.tiles) for _, _, plan in passes), 0
-    monitor = Monitor(setup.network, control, rests_inside=setup.device.type == "cpu")
+    total, known = sum(plan.voxels for _, _, plan in passes), known_cost(key)
+    count, before, shrunk = sum(len(plan.tiles) for _, _, plan in passes), 0, False
+    inside = not is_translated(setup.network)
+    monitor = Monitor(setup.network, control, rests_inside=setup.device.type == "cpu", inside=inside)
+    surveyed = passes[0][2].attention == "global"
+    # Voxels that look at the whole volume take long.
+    least = CALIBRATION_VOXELS // 4 if surveyed else CALIBRATION_VOXELS
     with ThreadPoolExecutor(1) as pool, monitor:
+        if surveyed:
+            yield from survey(passes[0][1], passes[0][2], control, monitor, pool)
         per_voxel = None
-        if get_architecture(setup.job.card.architecture).tiling == "halo" and total >= CALIBRATION_VOXELS:
+        if inside and get_architecture(setup.job.card.architecture).tiling == "halo" and total >= least:
             per_voxel = pool.submit(monitor.calibrate, partial(_forward_cube, setup.network, setup.device)).result()
-        pace = Pace(total, per_voxel)
-        for axes, feed, plan in passes:
+        pace = Pace(total, known.seconds if known else per_voxel)
+        used = start_peak(setup.device)
+        for turn, (axes, feed, plan) in enumerate(passes):
+            if surveyed and turn:
+                yield from survey(feed, plan, control, monitor, pool)
             # Internal maps are those of the volume as it is; so is what is shown while it grows.
             outs = place.arrays if not axes else {"": np.array(np.flip(place.arrays[""], axes))}
             loop = TileLoop(feed, plan, outs, control, monitor, pool, pace, not axes, place if isinstance(place, Journal) else None)
             for event in loop:
                 if isinstance(event, float):
-                    inside = monitor.fraction * loop.under_way if event else 0.0
-                    fraction = min(1.0, (pace.done + inside) / pace.total)
-                    yield Progress(fraction, pace.seconds_left(inside, event), before + loop.tiles_done, count)
+                    yield Progress(pace.fraction(event), pace.seconds_left(event), before + loop.tiles_done, count)
                 else:
                     yield event
-            before += loop.tiles_done
+            before, shrunk = before + loop.tiles_done, shrunk or loop.shrunk
             if ensemble is not None:
                 ensemble.add(np.flip(outs[""], axes))
+    if not shrunk and pace.spent >= WORTH_KEEPING and pace.seconds_per_voxel is not None:
+        largest = max(plan.batch * max(t.voxels for t in plan.tiles) for _, _, plan in passes)
+        remember_cost(key, Cost(pace.seconds_per_voxel, peak_since(setup.device, used) // largest))
     return ensemble
 
 
@@ -225,14 +276,15 @@ def _forward_cube(network: nn.Module, device: torch.device, edge: int) -> None:
         network(torch.zeros(1, 1, edge, edge, edge, device=device))
 
 
-def _result(volume: Volume, setup: Setup, plan: str, options: RunOptions, data: NDArray[np.float32], seconds: float | None = None) -> Volume:
+def _result(volume: Volume, setup: Setup, plan: Plan, options: RunOptions, data: NDArray[np.float32], seconds: float | None = None) -> Volume:
     job = setup.job
     affine = job.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ np.array([b.start for b in job.block], float)
     record = setup.record() | {
         "options": options.model_dump(mode="json"),
         "input": volume.name,
-        "plan": plan,
+        "plan": plan.summary,
+        "planned": plan.record(),
         **({} if seconds is None else {"seconds": round(seconds, 2)}),
     }
     return volume.replace(data=data, affine=affine, name=f"{volume.name} {job.card.name}").with_record(run=record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from typing import Any
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from napari_mrsr.inference.enlarged import Enlarged
 from napari_mrsr.inference.ensemble import mirrored_job
 from napari_mrsr.inference.options import Job
 from napari_mrsr.inference.process import free_memory
@@ -44,9 +45,7 @@ class Feed:
         self.network, self.job, self.device, self._home = network, job, device, device
         self.precision = "float32"
         self.architecture = get_architecture(job.card.architecture)
-        self._input: NDArray[Any] = volume.data
-        if self.architecture.pre_interpolated:
-            self._input = _interpolated(volume, job)
+        self._input: NDArray[Any] | Enlarged = _interpolated(volume, job) if self.architecture.pre_interpolated else volume.data
         self._reference, self._reference_low, self._reference_range = reference, None, 1.0
         if reference is not None:
             self._reference_low = job.protocol.operator(job.grid).image(reference)
@@ -56,7 +55,7 @@ class Feed:
         """The same for the volume (and reference) turned round along some axes: the network sees mirror images, the lattices stay in place."""
         other = copy(self)
         other.job = mirrored_job(self.job, axes)
-        other._input = np.flip(self._input, axes)
+        other._input = self._input.flipped(axes) if isinstance(self._input, Enlarged) else np.flip(self._input, axes)
         if self._reference is not None and self._reference_low is not None:
             other._reference, other._reference_low = np.flip(self._reference, axes), np.flip(self._reference_low, axes)
         return other
@@ -92,23 +91,33 @@ class Feed:
         dict of arrays
             ``""``: the result in scanner units; others: maps by name. All cover :meth:`covers` of the tile.
         """
-        lr, reference, level, scaling = self._inputs(tile)
+        return self.run_batch([tile], recorder)[0]
+
+    def run_batch(self, tiles: Sequence[Tile], recorder: Recorder | None = None) -> list[dict[str, NDArray[np.float32]]]:
+        """Super-resolve tiles of one size together; see :meth:`run`. Stacks of planes go one at a time: they are batches themselves."""
+        prepared = [self._inputs(tile) for tile in tiles]
+        sharp = [p[1] for p in prepared if p[1] is not None]
+        lr, reference = torch.cat([p[0] for p in prepared]), torch.cat(sharp) if sharp else None
+        level, counts = prepared[0][2], [len(p[0]) for p in prepared]
         with torch.inference_mode():
-            with recorder or nullcontext(), self._computing():
+            with recorder or nullcontext(), self.computing():
                 y = self.network(lr, reference=reference, noise_level=level).float()
-            pieces = {"": self.to_fine(scaling.output(y[:, :1]), tile)}
+            images = [p[3].output(part[:, :1]) for p, part in zip(prepared, torch.split(y, counts), strict=True)]
+            pieces = [{"": self.to_fine(image, tile)} for image, tile in zip(images, tiles, strict=True)]
             infos = {info.name: info for info in self.architecture.maps(self.network)} if recorder else {}
             for name, kept in recorder.found.items() if recorder else ():
-                pieces[name] = self.to_fine(spread(kept, y.shape[2:], self.sampled(infos[name])), tile)
+                shown = torch.split(spread(kept, y.shape[2:], self.sampled(infos[name])), counts)
+                for piece, part, tile in zip(pieces, shown, tiles, strict=True):
+                    piece[name] = self.to_fine(part, tile)
         return pieces
 
     def look(self, tile: Tile, recorder: Recorder) -> None:
         """Run the network on a tile only for what `recorder` asks."""
         lr, reference, level, _ = self._inputs(tile)
-        with torch.inference_mode(), recorder, self._computing():
+        with torch.inference_mode(), recorder, self.computing():
             self.network(lr, reference=reference, noise_level=level)
 
-    def _computing(self) -> AbstractContextManager[Any]:
+    def computing(self) -> AbstractContextManager[Any]:
         """Context of the network's precision."""
         return nullcontext() if self.precision == "float32" else torch.autocast(self.device.type, getattr(torch, self.precision))
 
@@ -132,6 +141,8 @@ class Feed:
         return tuple(shift - scale * (shift > 0) for shift, scale in self._shifts(tile.stack))
 
     def _inputs(self, tile: Tile) -> tuple[Tensor, Tensor | None, Any, Any]:
+        for part in self.architecture.attention(self.network):
+            part.start = tuple(s.start for s in tile.padded)
         lr = self._tensor(self._input, tile.padded, tile.stack)
         scaling = self.architecture.scaling(self.network, lr, self.job.gain)
         x, reference = scaling.lr(lr), None
@@ -146,7 +157,7 @@ class Feed:
                 reference = _pad(reference, [(scale - s, s) if s else (0, 0) for s, scale in shifts])
         return x, reference, scaling.level(self.job.noise_sigma), scaling
 
-    def _tensor(self, data: NDArray[Any], block: Block, stack: int | None) -> Tensor:
+    def _tensor(self, data: NDArray[Any] | Enlarged, block: Block, stack: int | None) -> Tensor:
         """(1, 1, X, Y, Z), or (planes, 1, H, W) of a stack."""
         cut = data[block]
         cut = cut[None, None] if stack is None else np.moveaxis(cut, stack, 0)[:, None]
@@ -195,11 +206,9 @@ def spread(kept: Recorded, size: Iterable[int], sampled: bool = False) -> Tensor
     return values
 
 
-def _interpolated(volume: Volume, job: Job) -> NDArray[np.float32]:
-    cubic = create("cubic", job.scale, protocol=job.protocol.name, slice_axis=job.slice_axis, grid=job.grid)
-    with torch.inference_mode():
-        fine: NDArray[np.float32] = cubic(torch.from_numpy(volume.data.astype(np.float32))[None, None])[0, 0].numpy()
-    return fine
+def _interpolated(volume: Volume, job: Job) -> Enlarged:
+    cubic: Any = create("cubic", job.scale, protocol=job.protocol.name, slice_axis=job.slice_axis, grid=job.grid)
+    return Enlarged(volume.data, [None if m is None else m.astype(np.float32) for m in cubic.matrices(job.grid)])
 
 
 def _pad(x: Tensor, widths: list[tuple[int, int]]) -> Tensor:

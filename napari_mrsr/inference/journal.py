@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 import napari_mrsr
 from napari_mrsr.errors import RunError
 from napari_mrsr.inference.options import RunOptions
+from napari_mrsr.inference.store import no_room, reserve
 from napari_mrsr.inference.tiles import Tile
 from napari_mrsr.volume import Volume
 
@@ -32,7 +34,7 @@ def fingerprint(volume: Volume, options: RunOptions, weights: str, *others: Volu
             digest.update(one.affine.tobytes())
             digest.update(str(one.data.dtype).encode())
     # Where it is computed, and in which pieces, may differ: what is done stays done.
-    facts = options.model_dump(mode="json", exclude={"device", "tile"})
+    facts = options.model_dump(mode="json", exclude={"device", "tile", "batch", "compile"})
     digest.update(json.dumps([facts, weights, napari_mrsr.__version__], sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -56,12 +58,16 @@ class Journal:
         Mapped files.
     resumed : int
         Tiles found.
+    spilled : None
+        As of a :class:`~napari_mrsr.inference.store.Store`.
 
     Raises
     ------
     RunError
         If the folder cannot be written.
     """
+
+    spilled: Path | None = None
 
     def __init__(self, folder: Path, key: str, shape: tuple[int, ...], names: Iterable[str]) -> None:
         self.folder, self._key = folder, key
@@ -72,11 +78,18 @@ class Journal:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
                 (folder / KEY).write_text(json.dumps({"key": key}))
-            mode: Any = "r+" if found else "w+"
             files = [folder / f"{number}.raw" for number in range(len(names))]
-            self.arrays: dict[str, NDArray[np.float32]] = {n: np.memmap(f, np.float32, mode, shape=shape) for n, f in zip(names, files, strict=True)}
+            for file in () if found else files:
+                with file.open("wb") as stream:
+                    stream.truncate(4 * int(np.prod(shape)))
+                    reserve(stream.fileno(), shape)
+            self.arrays: dict[str, NDArray[np.float32]] = {n: np.memmap(f, np.float32, "r+", shape=shape) for n, f in zip(names, files, strict=True)}
             self._lines = (folder / LINES).open("a", encoding="utf-8")
         except OSError as error:
+            if (folder / KEY).exists() and not found:
+                shutil.rmtree(folder, ignore_errors=True)
+            if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                raise RunError(no_room("Finished tiles need", 4 * int(np.prod(shape)) * len(names), folder.parent, error)) from None
             raise RunError(f"{folder}: finished tiles cannot be kept there ({error.strerror or error}).") from None
         self._done = found
         self.resumed = len(found)

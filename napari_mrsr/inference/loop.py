@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -20,6 +19,7 @@ from napari_mrsr.inference.feed import Feed
 from napari_mrsr.inference.journal import Journal
 from napari_mrsr.inference.monitor import Interrupted, Monitor
 from napari_mrsr.inference.order import TileQueue
+from napari_mrsr.inference.pace import Pace
 from napari_mrsr.inference.plan import SMALLEST_TILE, Plan, lr_position
 from napari_mrsr.inference.process import free_memory
 from napari_mrsr.inference.tiles import Tile, halves, make_tiles
@@ -36,21 +36,6 @@ Pieces = dict[str, NDArray[np.float32]]
 Outs = Mapping[str, NDArray[np.float32]]
 
 log = logging.getLogger(__name__)
-
-
-class Pace:
-    """Work done and the time it took, for the time left; in voxels that the network sees."""
-
-    def __init__(self, total: float, seconds_per_voxel: float | None = None) -> None:
-        self.total, self.done, self.spent = float(total), 0.0, 0.0
-        self._expected = seconds_per_voxel
-
-    def seconds_left(self, inside: float = 0.0, spent: float = 0.0) -> float | None:
-        """Time left when `inside` voxels of the tile under way took `spent` seconds; None until enough is known."""
-        done, spent = self.done + inside, self.spent + spent
-        if done > 0.02 * self.total:
-            return (self.total - done) * spent / done
-        return self.total * self._expected if self._expected is not None else None
 
 
 class TileLoop:
@@ -89,12 +74,13 @@ class TileLoop:
     ) -> None:
         self._feed, self._plan, self._outs, self._control, self._monitor, self._pool = feed, plan, outs, control, monitor, pool
         self._pace, self._shown, self._journal = pace, shown, journal
+        self._batch = plan.batch
         self._previewed: list[slice] = []
-        self.tiles_done, self.under_way = 0, 0
-        """Tiles done, and voxels of the one under way."""
+        self.tiles_done, self.shrunk = 0, False
+        """Tiles done, and whether memory ran out on the way."""
 
     def __iter__(self) -> Iterator[TileDone | Noticed | Rested | float]:
-        """Run; numbers are seconds spent inside the tile under way (progress)."""
+        """Run; numbers are the share of the pass under way that is done (progress)."""
         # Planes of a second orientation are averaged into those of the first, so they come after them.
         for turn, stack in enumerate(dict.fromkeys(tile.stack for tile in self._plan.tiles)):
             queue = TileQueue(self._left(turn, stack), self._focus)
@@ -102,8 +88,7 @@ class TileLoop:
                 yield from self._rest()
                 if self._shown and stack is None:
                     yield from self._preview(queue)
-                tile = queue.pop()
-                yield from self._do(tile, turn, queue)
+                yield from self._do(queue.pop(self._batch), turn, queue)
 
     def _left(self, turn: int, stack: int | None) -> list[Tile]:
         """Tiles of a turn that an earlier run has not done."""
@@ -122,54 +107,62 @@ class TileLoop:
         grid = self._feed.job.grid
         return grid.fine_shape if self._feed.architecture.pre_interpolated else grid.coarse_shape
 
-    def _do(self, tile: Tile, turn: int, queue: TileQueue) -> Iterator[TileDone | Noticed | Rested | float]:
-        started = time.perf_counter()
+    def _do(self, tiles: list[Tile], turn: int, queue: TileQueue) -> Iterator[TileDone | Noticed | Rested | float]:
         try:
-            pieces = yield from self._run(tile)
+            found = yield from self._run(tiles)
         except Interrupted:
-            queue.push([tile])
+            queue.push(tiles)
             return
         except (torch.OutOfMemoryError, MemoryError) as error:
-            yield from self._shrink(tile, queue, error)
+            yield from self._shrink(tiles, queue, error)
             return
         except RuntimeError as error:
             # What torch says where the host itself has no memory left.
             if "can't allocate memory" not in str(error):
                 raise
-            yield from self._shrink(tile, queue, error)
+            yield from self._shrink(tiles, queue, error)
             return
-        if self._journal is not None:
-            self._journal.begin(tile, turn)
-        block = paste(self._feed, tile, pieces, self._outs, turn)
-        if self._journal is not None:
-            self._journal.end(tile, turn)
-        self._pace.done += tile.voxels
-        self._pace.spent += time.perf_counter() - started
-        self.tiles_done += 1
-        if block is not None:
-            yield TileDone(block)
+        for tile, pieces in zip(tiles, found, strict=True):
+            if self._journal is not None:
+                self._journal.begin(tile, turn)
+            block = paste(self._feed, tile, pieces, self._outs, turn)
+            if self._journal is not None:
+                self._journal.end(tile, turn)
+            if block is not None:
+                yield TileDone(block)
+        self._pace.end()
+        # Where the eye moved on before the slab made for it was begun, a larger tile may have covered it.
+        covered = [t for tile in tiles for t in queue.drop_inside(tile)] if self._shown else []
+        self._pace.total -= sum(t.voxels for t in covered)
+        self.tiles_done += len(tiles) + len(covered)
         yield 0.0
 
-    def _run(self, tile: Tile) -> Generator[float | Rested, None, Pieces]:
+    def _run(self, tiles: list[Tile]) -> Generator[float | Rested, None, list[Pieces]]:
         maps = tuple(name for name in self._outs if name)
         self._monitor.restart()
-        self.under_way = tile.voxels
-        future = self._pool.submit(self._feed.run, tile, Recorder(maps) if maps else None)
-        yield from self._wait(future)
-        return future.result()
+        self._pace.begin(sum(t.voxels for t in tiles))
+        try:
+            future = self._pool.submit(self._feed.run_batch, tiles, Recorder(maps) if maps else None)
+            yield from self._wait(future)
+            return future.result()
+        except Exception:
+            self._pace.give_up()
+            raise
 
     def _wait(self, future: Future[Any]) -> Iterator[float | Rested]:
-        started, resting = time.perf_counter(), False
+        resting = False
         while True:
             try:
                 future.exception(timeout=REPORT_EVERY)
             except FutureTimeout:
                 if self._control.paused != resting:
                     resting = not resting
+                    self._pace.rest(resting)
                     yield Rested(resting)
-                yield time.perf_counter() - started
+                yield self._monitor.fraction
                 continue
             if resting:
+                self._pace.rest(False)
                 yield Rested(False)
             return
 
@@ -186,11 +179,18 @@ class TileLoop:
         self._feed.return_to_device()
         yield Rested(False)
 
-    def _shrink(self, tile: Tile, queue: TileQueue, error: Exception) -> Iterator[Noticed]:
-        """Go on with smaller tiles, then on the CPU; what is done stays."""
+    def _shrink(self, tiles: list[Tile], queue: TileQueue, error: Exception) -> Iterator[Noticed]:
+        """Go on with fewer at once, smaller tiles, then on the CPU; what is done stays."""
         feed = self._feed
         log.warning("Out of memory: %s", error)
         free_memory(feed.device)
+        self.shrunk = True
+        if len(tiles) > 1:
+            self._batch = -(-len(tiles) // 2)
+            queue.push(tiles)
+            yield Noticed(f"{feed.device} ran out of memory; going on with {self._batch} tile{'s' * (self._batch > 1)} at once.")
+            return
+        (tile,) = tiles
         multiple, shape = feed.architecture.size_multiple, self._shape
         parts = halves(tile, shape, self._plan.halo, multiple, SMALLEST_TILE) if feed.architecture.tiling != "whole" else []
         if parts:
@@ -205,6 +205,7 @@ class TileLoop:
             queue.push([tile])
             message = f"{feed.device} has no memory left even for the smallest tile; going on on the CPU."
             feed.move(torch.device("cpu"))
+            self._pace.change_speed()
             yield Noticed(message)
         else:
             raise RunError(f"{feed.device} ran out of memory with {self._plan.summary}; choose a smaller region, or close other programs.") from None
@@ -236,12 +237,15 @@ class TileLoop:
         (tile,) = make_tiles((x, y, z), shape, [s.stop - s.start for s in (x, y, z)], PREVIEW_HALO, 1)
         if tile.voxels > PREVIEW_SHARE * self._pace.total:
             return
+        self._pace.total += tile.voxels
         try:
-            pieces = yield from self._run(tile)
+            (pieces,) = yield from self._run([tile])
         except (Interrupted, RuntimeError, MemoryError):
             # The exact tile says what is wrong; a preview is not worth a word.
+            self._pace.total -= tile.voxels
             return
         block = paste(self._feed, tile, {"": pieces[""]}, self._outs, 0)
+        self._pace.end()
         self._previewed.append((x, y, z)[look.axis])
         if block is not None:
             yield TileDone(block, preview=True)

@@ -26,7 +26,7 @@ class Probe:
     volume : Volume
         Low-resolution input, scanner units.
     options : RunOptions
-        As of a run; `roi`, `tile` and `maps` play no part.
+        As of a run; `roi`, `tile` and `maps` play no part, and attention is that within windows.
     reference : Volume, optional
         Second contrast.
     cancelled : callable

@@ -30,19 +30,29 @@ class Monitor:
         Asked after every layer.
     rests_inside : bool
         Whether a run that is to rest waits within the pass, which keeps its memory; else the pass is left, to be done again.
+    inside : bool
+        False asks only between passes: a translated network must not call back.
     """
 
-    def __init__(self, network: nn.Module, control: Control, rests_inside: bool = True) -> None:
-        leaves = [m for m in network.modules() if not any(True for _ in m.children())]
+    def __init__(self, network: nn.Module, control: Control, rests_inside: bool = True, inside: bool = True) -> None:
+        leaves = [m for m in network.modules() if not any(True for _ in m.children())] if inside else []
         self._control, self._rests_inside, self._abandoned, self._seen = control, rests_inside, False, 0
         self._clock: list[float] = []
         self._shares = [(i + 1) / len(leaves) for i in range(len(leaves))]
         self._handles = [m.register_forward_hook(self._passed) for m in leaves]
+        self._within = 0.0
+        self._long = [m for m in network.modules() if hasattr(m, "on_chunk")] if inside else []
+        for module in self._long:
+            module.on_chunk = self._advanced  # type: ignore[assignment]
 
     @property
     def fraction(self) -> float:
         """Share of the pass under way that is done."""
-        return self._shares[min(self._seen, len(self._shares)) - 1] if self._seen else 0.0
+        if not self._shares:
+            return 0.0
+        last = len(self._shares) - 1
+        done = self._shares[min(self._seen - 1, last)] if self._seen else 0.0
+        return done + self._within * (self._shares[min(self._seen, last)] - done)
 
     def calibrate(self, forward: Callable[[int], Any]) -> float:
         """Learn what share of the time each layer takes from passes over small cubes (the first one only warms up); gives seconds per voxel."""
@@ -58,7 +68,7 @@ class Monitor:
 
     def restart(self) -> None:
         """A new pass begins."""
-        self._seen = 0
+        self._seen, self._within = 0, 0.0
         self._clock.clear()
         self.check()
 
@@ -89,8 +99,15 @@ class Monitor:
         if kind is None:
             for handle in self._handles:
                 handle.remove()
+            for module in self._long:
+                module.on_chunk = None  # type: ignore[assignment]
+
+    def _advanced(self, share: float) -> None:
+        """A part of the network that takes long says how much of it is done."""
+        self._within = share
+        self.check()
 
     def _passed(self, *_: Any) -> None:
-        self._seen += 1
+        self._seen, self._within = self._seen + 1, 0.0
         self._clock.append(time.perf_counter())
         self.check()

@@ -11,21 +11,20 @@ from pydantic import Field
 from napari_mrsr.degradation import AxisName, Options, Protocol, get_protocol, recorded_degradation
 from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation.align import require_finite
+from napari_mrsr.evaluation.contrast import tell_contrast
 from napari_mrsr.evaluation.fit import extents
 from napari_mrsr.grid import SamplingGrid, lattice_offset
+from napari_mrsr.inference.choice import AUTO, Wish, choose
+from napari_mrsr.inference.guard import MIN_SIZE, Facts, Verdict, find_facts, judge
 from napari_mrsr.intensity import estimate_noise, foreground_mask, intensity_range, require_content
 from napari_mrsr.volume import AXES, WORLD, Box, Volume, axis_index
 from napari_mrsr.zoo import Card, get_card, list_models
 
-MIN_SIZE = 4
-"""Fewest LR voxels along a degraded axis that a run accepts."""
 END = ("right", "anterior", "superior")
 MAX_RATIO = 8
 """Largest thickness of slices over asked voxel size."""
 WHOLE = 0.02
 """Voxels by which the asked spacing may miss a whole number over all slices to count as that number."""
-FAR = 1.25
-"""A voxel edge outside the trained range by more than this factor is far from what the network knows."""
 
 
 class RunOptions(Options):
@@ -34,7 +33,7 @@ class RunOptions(Options):
     Attributes
     ----------
     model : str
-        Name in the model list.
+        Name in the model list, or ``auto``: the one that suits the input best (:func:`~napari_mrsr.inference.choice.choose`).
     scale : int or None
         Factor; None takes the model's, else the sidecar's, else 2.
     protocol : str or None
@@ -57,7 +56,11 @@ class RunOptions(Options):
     device : str
         auto, cpu, cuda, cuda:1, mps.
     tile : int or None
-        Largest tile edge in LR voxels (networks that see slices: how many at once); None lets the planner choose.
+        Networks that see volumes: largest tile edge in LR voxels; None lets the planner choose.
+    halo : int or None
+        Networks that see volumes: margin around tiles in LR voxels; None takes what was measured for the model, or with `exact` the full one.
+    batch : int or None
+        Slices, or tiles of one size, that the network is given together; None lets the planner choose.
     maps : tuple of str
         Internal maps of the network to keep beside the result.
     ensemble : bool
@@ -67,8 +70,13 @@ class RunOptions(Options):
         which influence was measured to be negligible (model card: halo, halo_error).
     precision : {"auto", "float32", "float16", "bfloat16"}
         Numbers the network computes in; auto takes the fastest that costs less than 0.02 dB on a tile of this volume.
+    attention : {"window", "global"}
+        Networks that attend across scales (CFTN): within windows as they were trained, or exactly over the whole volume as the paper words it,
+        which takes far longer.
     skip_air : bool
         Networks: leave empty air around the head out, and fill it by linear interpolation.
+    compile : bool
+        Networks: translate the network for this device first (``torch.compile``); takes up to some minutes, and needs a C++ compiler.
     """
 
     model: str = "cftn-x2"
@@ -83,11 +91,15 @@ class RunOptions(Options):
     roi_axes: tuple[float, ...] | None = None
     device: str = "auto"
     tile: Annotated[int, Field(ge=8)] | None = None
+    halo: Annotated[int, Field(ge=0)] | None = None
+    batch: Annotated[int, Field(ge=1)] | None = None
     maps: tuple[str, ...] = ()
     ensemble: bool = False
     exact: bool = False
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    attention: Literal["window", "global"] = "window"
     skip_air: bool = True
+    compile: bool = False
 
     @property
     def box(self) -> Box | None:
@@ -96,6 +108,11 @@ class RunOptions(Options):
             return None
         corners = np.array(self.roi).reshape(2, 3)
         return Box(tuple(corners.min(0)), tuple(corners.max(0)), self.roi_axes or WORLD)
+
+    @property
+    def wish(self) -> Wish:
+        """What bears on the choice of a model."""
+        return Wish(self.scale, self.protocol, self.axis, self.voxel)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +137,12 @@ class Job:
         Noise in scanner units and where that figure comes from.
     exact : bool
         Whether tiles get the full margin.
+    halo : int or None
+        Margin asked for by hand.
+    verdict : Verdict
+        How the input compares with what the model has seen.
+    why : str
+        Why this model was chosen; empty where the user named it.
     warnings : tuple of str
         What the user should know before trusting the result.
     """
@@ -136,6 +159,9 @@ class Job:
     noise_sigma: float
     noise_source: str
     exact: bool
+    halo: int | None
+    verdict: Verdict
+    why: str
     warnings: tuple[str, ...]
 
 
@@ -157,15 +183,16 @@ def prepare(volume: Volume, options: RunOptions, like: Volume | None = None, ref
     InputError
         Unknown model, protocol or factor, constant or too small volume, ROI outside, missing reference.
     """
-    card = get_card(options.model)
     require_finite(volume)
     require_content(volume.data, volume.name)
+    choice = choose(list_models(), volume, find_facts(volume), reference, options.wish) if options.model == AUTO else None
+    card = get_card(choice.model if choice else options.model)
     if options.ensemble and not card.learned:
         raise InputError(f"{card.name} gives the same result for mirror images; the self-ensemble is for networks, leave it out.")
     if like is not None:
         _require_overlap(volume, like)
     recorded = recorded_degradation(volume)
-    name = options.protocol or (recorded.protocol if recorded else None) or card.protocol or "gaussian"
+    name = options.protocol or (recorded.protocol if recorded else None) or card.protocol or (choice.protocol if choice else None) or "gaussian"
     protocol = get_protocol(name)
     letter = options.axis or (recorded.axis if recorded else None)
     slice_axis = axis_index(letter) if letter else volume.slice_axis()
@@ -178,7 +205,7 @@ def prepare(volume: Volume, options: RunOptions, like: Volume | None = None, ref
         raise InputError(f"{card.name} works for any factor; say which (scale), or the voxel size that is wanted.")
     scale = options.scale or card.scale or (max(2, round(ratio)) if ratio else None) or (recorded.scale if recorded else None) or 2
     if card.learned:
-        warnings += _check_learned(card, protocol, scale, volume)
+        _check_learned(card, protocol, scale, volume)
     if card.reference == "needed" and reference is None:
         raise InputError(f"{card.name} needs a reference contrast of the same person; give one.")
     if options.register_reference and reference is None:
@@ -203,10 +230,28 @@ def prepare(volume: Volume, options: RunOptions, like: Volume | None = None, ref
     mask = foreground_mask(volume.data)
     gain = intensity_range(volume.data, mask)
     sigma, source = _noise(volume, options, gain, mask) if card.uses_noise else (0.0, "not used")
-    if card.uses_noise and card.learned and sigma / gain * 100 > card.domain.noise[1] * FAR:
-        warnings.append(f"Noise of {sigma / gain * 100:.1f} % lies above the {card.domain.noise[1]:g} % that {card.name} was trained with.")
+    facts = Facts(tell_contrast(volume), 100 * sigma / gain if card.uses_noise else None, source) if card.learned else None
+    verdict = judge(card, volume, facts, reference, options.protocol, options.axis)
+    warnings += verdict.concerns
     stacks = _stacks(protocol, slice_axis, options)
-    return Job(card, protocol, scale, slice_axis, grid, affine, block, stacks, gain, sigma, source, options.exact, tuple(warnings))
+    margin = options.exact, options.halo
+    return Job(
+        card,
+        protocol,
+        scale,
+        slice_axis,
+        grid,
+        affine,
+        block,
+        stacks,
+        gain,
+        sigma,
+        source,
+        *margin,
+        verdict,
+        choice.why if choice else "",
+        tuple(warnings),
+    )
 
 
 def _ratio(volume: Volume, options: RunOptions, protocol: Protocol, slice_axis: int) -> float | None:
@@ -264,25 +309,12 @@ def _require_overlap(volume: Volume, like: Volume) -> None:
         raise InputError(f"{volume.name} and {like.name} do not overlap: {extents(volume, like)}.")
 
 
-def _check_learned(card: Card, protocol: Protocol, scale: int, volume: Volume) -> list[str]:
+def _check_learned(card: Card, protocol: Protocol, scale: int, volume: Volume) -> None:
     if card.scale is not None and scale != card.scale:
         raise InputError(f"{card.name} is trained for a factor of {card.scale}, not {scale}; choose another model or leave the factor out.")
     trained = get_protocol(card.protocol or "gaussian")
     if protocol.pattern != trained.pattern:
         raise InputError(f"{card.name} undoes {trained.pattern} degradation ({trained.name}); {volume.name} is {protocol.pattern} ({protocol.name}).")
-    warnings = voxel_size_warnings(card, volume)
-    if protocol.name != trained.name:
-        warnings.append(f"{card.name} was trained on {trained.name}, the input is {protocol.name}: expect a loss of quality.")
-    return warnings
-
-
-def voxel_size_warnings(card: Card, volume: Volume) -> list[str]:
-    """Sentences for voxels far from those the model has seen; cheap enough to ask on every change of a form."""
-    low, high = card.domain.voxel_size
-    if card.learned and (min(volume.voxel_size) < low / FAR or max(volume.voxel_size) > high * FAR):
-        size = " x ".join(f"{v:.2f}" for v in volume.voxel_size)
-        return [f"Voxels of {size} mm are far from the {low:.2f} to {high:.2f} mm that {card.name} was trained with."]
-    return []
 
 
 def _noise(volume: Volume, options: RunOptions, gain: float, mask: Any) -> tuple[float, str]:

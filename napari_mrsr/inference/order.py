@@ -28,9 +28,12 @@ class TileQueue:
     def __len__(self) -> int:
         return len(self._left)
 
-    def pop(self) -> Tile:
-        """Take the next tile: nearest to the focus; among equals the first of the list."""
-        return self._left.pop(self._next())
+    def pop(self, most: int = 1) -> list[Tile]:
+        """Take the next tile, nearest to the focus and among equals the first of the list, and the next ones of its size up to `most` in all."""
+        taken = [self._left.pop(self._next())]
+        while len(taken) < most and (alike := [i for i, tile in enumerate(self._left) if tile.size == taken[0].size]):
+            taken.append(self._left.pop(self._next(alike)))
+        return taken
 
     def peek(self) -> Tile:
         """The next tile, left where it is."""
@@ -41,13 +44,21 @@ class TileQueue:
         left, self._left = self._left, []
         return left
 
+    def drop_inside(self, tile: Tile) -> list[Tile]:
+        """Take out tiles whose whole core another one has covered."""
+        covered = [_within(t, tile) for t in self._left]
+        dropped = [t for t, gone in zip(self._left, covered, strict=True) if gone]
+        self._left = [t for t, gone in zip(self._left, covered, strict=True) if not gone]
+        return dropped
+
     def push(self, tiles: Iterable[Tile]) -> None:
         """Put tiles in front of the list, for example the parts of one that was too large."""
         self._left[:0] = tiles
 
-    def _next(self) -> int:
+    def _next(self, among: Sequence[int] | None = None) -> int:
         at = self._focus()
-        return 0 if at is None else min(range(len(self._left)), key=lambda i: distance(self._left[i], at))
+        places = range(len(self._left)) if among is None else among
+        return places[0] if at is None else min(places, key=lambda i: distance(self._left[i], at))
 
 
 def distance(tile: Tile, at: Sequence[float]) -> float:
@@ -55,3 +66,7 @@ def distance(tile: Tile, at: Sequence[float]) -> float:
     axes = range(3) if tile.stack is None else (tile.stack,)
     gaps = (float(max(tile.core[a].start - 0.5 - at[a], 0.0, at[a] - (tile.core[a].stop - 0.5))) for a in axes)
     return sum(gap * gap for gap in gaps)
+
+
+def _within(tile: Tile, outer: Tile) -> bool:
+    return all(o.start <= c.start and c.stop <= o.stop for o, c in zip(outer.core, tile.core, strict=True))

@@ -1,10 +1,11 @@
-"""How a run is cut up: device, tile size, margin."""
+"""How a run is cut up: device, tile size, margin, how many at once, what memory and time that takes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,19 +16,29 @@ from napari_mrsr.inference.background import LEAST_SAVING, bounds
 from napari_mrsr.inference.control import Look
 from napari_mrsr.inference.options import Job
 from napari_mrsr.inference.process import list_devices
-from napari_mrsr.inference.tiles import Tile, make_planes, make_tiles, slabs
+from napari_mrsr.inference.tiles import Tile, make_planes, make_tiles, slab
 from napari_mrsr.networks import get_architecture
 
 if TYPE_CHECKING:
     import torch
 
+    from napari_mrsr.inference.costs import Cost
+
 Block = tuple[slice, slice, slice]
 
 MEMORY_SHARE = 0.5
-"""Part of the free memory a tile may take."""
+"""Part of the free memory that the planner gives to a tile."""
 SMALLEST_TILE = 16
-PLANES_AT_ONCE = 4
-"""Slices given to a 2D network together; more gain nothing on a CPU and make progress coarse."""
+VISIBLE_SHARE = 0.25
+"""Largest part of the work before the slice on the screen is exact."""
+PLANES_AT_ONCE = {"cpu": 4}
+"""Slices given to a 2D network together; more gain nothing on a CPU..."""
+MANY_PLANES = 32
+"""...and keep other devices busy."""
+PLANES_SHARE = 0.05
+"""Largest part of the slices that are given together while somebody watches."""
+PASS_VOXELS = 64**3
+"""Tiles smaller than this are given together to devices that would idle."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +53,19 @@ class Plan:
     halo : int
         Margin in LR voxels.
     peak_bytes : int
-        Expected memory of the largest tile.
+        Expected memory of the largest pass: one tile, or as many as are given together.
     air : float
         Share of the voxels asked for that are empty air and not computed.
     precision : str
         Numbers the network computes in.
+    batch : int
+        Tiles of one size given to the network together.
+    times : int
+        Times that all tiles are computed (self-ensemble).
+    attention : {"window", "global"}
+        What the network's attention across scales sees, where it has one.
+    expected : float or None
+        Seconds that all tiles take once; None where this network was never measured here.
     """
 
     device: str
@@ -55,20 +74,57 @@ class Plan:
     peak_bytes: int
     air: float = 0.0
     precision: str = "float32"
+    batch: int = 1
+    times: int = 1
+    attention: str = "window"
+    expected: float | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """Expected time of the whole run."""
+        return None if self.expected is None else self.expected * self.times
+
+    @property
+    def voxels(self) -> int:
+        """All work: voxels that the network sees, margins included."""
+        return sum(t.voxels for t in self.tiles)
 
     @property
     def summary(self) -> str:
-        """One line for people."""
-        rest = f"{self.precision}, about {self.peak_bytes / 2**30:.1f} GiB, on {self.device}" + (
-            f", {100 * self.air:.0f} % air left out" if self.air else ""
-        )
+        """Pieces and memory in one line for people."""
+        rest = f"{self.precision}, {size(self.peak_bytes)} on {self.device}" + (f", {100 * self.air:.0f} % air left out" if self.air else "")
+        rest += f", {self.times} times" if self.times > 1 else ""
+        rest += ", attention over the whole volume" if self.attention == "global" else ""
         largest = max(self.tiles, key=lambda t: t.voxels)
         if largest.stack is not None:
             planes = sum(t.core[t.stack].stop - t.core[t.stack].start for t in self.tiles if t.stack is not None)
             return f"{planes} slices in {len(self.tiles)} groups, {rest}"
         core = "x".join(str(c.stop - c.start) for c in largest.core)
-        several = "s of up to" if len({_size(t) for t in self.tiles}) > 1 else "s of" if len(self.tiles) > 1 else " of"
-        return f"{len(self.tiles)} tile{several} {core} voxels, margin {self.halo}, {rest}"
+        several = "s of up to" if len({_core_size(t) for t in self.tiles}) > 1 else "s of" if len(self.tiles) > 1 else " of"
+        together = f", {self.batch} at once" if self.batch > 1 else ""
+        return f"{len(self.tiles)} tile{several} {core} voxels{together}, margin {self.halo}, {rest}"
+
+    def record(self) -> dict[str, Any]:
+        """JSON-ready facts for the provenance."""
+        largest = max(self.tiles, key=lambda t: t.voxels)
+        facts = {"device": self.device, "tiles": len(self.tiles), "largest_tile": list(largest.size), "halo": self.halo, "batch": self.batch}
+        return facts | {"precision": self.precision, "peak_bytes": self.peak_bytes, "air": round(self.air, 4), "attention": self.attention}
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.0f} MiB"
+
+
+def duration(seconds: float | None) -> str:
+    """Expected time for people."""
+    if seconds is None:
+        return "first run: time not known yet"
+    if seconds < 1:
+        return "about a second"
+    if seconds < 90:
+        return f"about {float(f'{seconds:.2g}'):.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 90 * 60 else f"about {seconds / 3600:.1f} h"
 
 
 def pick_device(name: str) -> torch.device:
@@ -102,9 +158,22 @@ def lr_region(job: Job) -> tuple[slice, slice, slice]:
 
 
 def make_plan(
-    job: Job, network: Any, device: torch.device, tile: int | None = None, busy: NDArray[np.bool_] | None = None, look: Look | None = None
+    job: Job,
+    network: Any,
+    device: torch.device,
+    tile: int | None = None,
+    busy: NDArray[np.bool_] | None = None,
+    look: Look | None = None,
+    batch: int | None = None,
+    cost: Cost | None = None,
 ) -> Plan:
     """Largest tiles that fit half of the free memory.
+
+    Where the slice on the screen would be exact only after more than a quarter of the work, a slab around it, as thin as the network's lattice
+    allows and over the whole slice, is put in front of the other tiles and computed again with them: the result is the same wherever somebody
+    looks. With a margin of h voxels and a lattice of m the slab is 2 h + m slices of extra work (rounded up to the lattice): for CFTN 24 of
+    then n + 24, a tenth more from 240 low-resolution slices on and a third more at 72; with fewer there is no slab, only the preview, for the
+    slab would be more than a quarter itself.
 
     Parameters
     ----------
@@ -112,42 +181,99 @@ def make_plan(
     network : Module
     device : torch.device
     tile : int, optional
-        Largest core edge in LR voxels, overriding the memory model.
+        Largest core edge in LR voxels, overriding the memory model (networks that are cut by margins).
     busy : (X, Y, Z) bool array, optional
         LR voxels that are not air (:func:`~napari_mrsr.inference.background.busy_mask`); the rest is left out where that saves anything.
     look : Look, optional
-        What is on the screen: volumes are cut so that the slice that shows it can be done within a quarter of the work.
+        What is on the screen.
+    batch : int, optional
+        Slices, or tiles of one size, that the network is given together.
+    cost : Cost, optional
+        What the network was measured to cost here; else its architecture's figure for memory, and no time.
 
     Raises
     ------
     RunError
         If not even the smallest tile fits.
+    InputError
+        If the tile or batch asked for does not fit, or the network takes none.
     """
     architecture = get_architecture(job.card.architecture)
     shape = job.grid.coarse_shape
-    per_voxel = architecture.bytes_per_voxel(network)
+    memory = _Memory((cost.bytes if cost else 0) or architecture.bytes_per_voxel(network), _free(device), str(device))
+    halo, air, at_once = 0, 0.0, 1
     if architecture.tiling == "whole":
         whole = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
-        return Plan(str(device), (Tile(whole, whole),), 0, per_voxel * math.prod(job.grid.fine_shape))
-    free = next(entry["free"] for entry in list_devices() if entry["name"] == str(device))
-    if architecture.tiling == "planes":
-        return _plan_planes(job, per_voxel, architecture.pre_interpolated, str(device), free, tile, busy)
-    asked = lr_region(job)
-    region, air = _without_air(asked, busy)
-    halo = margin(job, network)
-    blocks = [region]
-    if look is not None and tile is None:
-        blocks = slabs(region, look.axis, lr_position(job, look.at)[look.axis], halo, architecture.size_multiple)
-    tiles: list[Tile] = []
-    for block in blocks:
-        edges = [min(s.stop - s.start, tile) if tile else s.stop - s.start for s in block]
-        tiles += _fitting(block, shape, edges, halo, architecture.size_multiple, tile is not None, per_voxel, free, str(device))
-    return Plan(str(device), tuple(tiles), halo, per_voxel * max(t.voxels for t in tiles), air)
+        tiles, peak = [Tile(whole, whole)], memory.per_voxel * math.prod(job.grid.fine_shape)
+        if peak > memory.free:
+            raise RunError(f"{job.card.name} needs {size(peak)}, {size(memory.free)} are free on {device}; crop the input.")
+    elif architecture.tiling == "planes":
+        if tile is not None:
+            raise InputError(f"{job.card.name} sees whole slices; give the number at once (batch) in place of a tile size.")
+        tiles, peak, air = _planes(job, memory, architecture.pre_interpolated, batch, busy, look is not None)
+    else:
+        halo = margin(job, network)
+        asked = lr_region(job)
+        region, air = _without_air(asked, busy)
+        cut = partial(_fitting, shape=shape, halo=halo, multiple=architecture.size_multiple, memory=memory)
+        tiles = cut(region, tile=tile)
+        if look is not None and tile is None:
+            at = lr_position(job, look.at)[look.axis]
+            first = slab(region, look.axis, at, architecture.size_multiple)
+            tiles = _seen_early(tiles, cut(first) if first else [], look.axis, at)
+        largest = max(t.voxels for t in tiles)
+        at_once = batch or _together(largest, len(tiles), memory)
+        peak = memory.require(largest * min(at_once, len(tiles)), "The tiles asked for need", batch is not None)
+    expected = cost.seconds * sum(t.voxels for t in tiles) if cost else None
+    return Plan(str(device), tuple(tiles), halo, peak, air, batch=at_once, expected=expected)
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Bytes that each voxel takes, and bytes that are free on a device."""
+
+    per_voxel: int
+    free: int
+    device: str
+
+    def fits(self, voxels: int) -> bool:
+        return self.per_voxel * voxels <= MEMORY_SHARE * self.free
+
+    def require(self, voxels: int, what: str, asked: bool) -> int:
+        """Bytes of so many voxels, which must be free where somebody asked for them by hand."""
+        need = self.per_voxel * voxels
+        if asked and need > self.free:
+            raise InputError(f"{what} {size(need)}, {size(self.free)} are free on {self.device}; choose a smaller number, or leave it out.")
+        return need
+
+
+def _free(device: torch.device) -> int:
+    found = {entry["name"]: int(entry["free"]) for entry in list_devices()}
+    if str(device) not in found:
+        raise RunError(f"{device} is not there any more; choose another device.")
+    return found[str(device)]
+
+
+def _together(largest: int, count: int, memory: _Memory) -> int:
+    """How many small tiles keep a device busy; on a CPU one does."""
+    if memory.device == "cpu" or largest >= PASS_VOXELS:
+        return 1
+    most = min(PASS_VOXELS // largest, count)
+    return max(1, min(most, int(MEMORY_SHARE * memory.free / (memory.per_voxel * largest))))
+
+
+def _seen_early(tiles: list[Tile], first: list[Tile], axis: int, at: float) -> list[Tile]:
+    """The tiles, with those of a slab in front where these show the slice within a quarter of the work and the others alone do not."""
+    work, extra = sum(t.voxels for t in tiles), sum(t.voxels for t in first)
+    showing = sum(t.voxels for t in tiles if t.core[axis].start <= round(at) < t.core[axis].stop)
+    return [*first, *tiles] if showing > VISIBLE_SHARE * work and 0 < extra <= VISIBLE_SHARE * (work + extra) else tiles
 
 
 def margin(job: Job, network: Any) -> int:
-    """Margin around tiles in LR voxels: as measured for the model, else what its architecture says."""
+    """Margin around tiles in LR voxels: as asked for, else as measured for the model, else what its architecture says."""
     architecture = get_architecture(job.card.architecture)
+    if job.halo is not None:
+        return job.halo
     if job.card.halo is not None and not job.exact:
         return job.card.halo
     return job.card.full_halo or job.card.halo or architecture.halo(network) or 0
@@ -171,38 +297,46 @@ def _without_air(region: Block, busy: NDArray[np.bool_] | None) -> tuple[Block, 
     return ((x, y, z), air) if air >= LEAST_SAVING else (region, 0.0)
 
 
-def _fitting(
-    block: Block, shape: Sequence[int], edges: list[int], halo: int, multiple: int, fixed: bool, per_voxel: int, free: int, device: str
-) -> list[Tile]:
-    """Tiles of a block, halved along their longest edge until each fits."""
+def _fitting(block: Block, shape: Sequence[int], halo: int, multiple: int, memory: _Memory, tile: int | None = None) -> list[Tile]:
+    """Tiles of a block: with the edge asked for, else halved along their longest edge until each fits."""
+    edges = [min(s.stop - s.start, tile or s.stop - s.start) for s in block]
     while True:
         tiles = make_tiles(block, shape, edges, halo, multiple)
-        peak = per_voxel * max(t.voxels for t in tiles)
-        if fixed or peak <= MEMORY_SHARE * free:
+        largest = max(t.voxels for t in tiles)
+        if tile is not None:
+            memory.require(largest, f"A tile of {tile} voxels with its margin of {halo} needs", asked=True)
+        if tile is not None or memory.fits(largest):
             return tiles
         longest = max(range(3), key=lambda a: edges[a])
         if edges[longest] <= SMALLEST_TILE:
-            raise RunError(f"The smallest tile needs {peak / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free on {device}; close other programs.")
+            need = size(memory.per_voxel * largest)
+            raise RunError(f"The smallest tile needs {need}, {size(memory.free)} are free on {memory.device}; close other programs.")
         edges[longest] = max(SMALLEST_TILE, math.ceil(edges[longest] / 2))
 
 
-def _plan_planes(job: Job, per_voxel: int, pre_interpolated: bool, device: str, free: int, count: int | None, busy: NDArray[np.bool_] | None) -> Plan:
-    """Whole slices, as many at once as are wanted and fit; those of air alone are left out."""
+def _planes(
+    job: Job, memory: _Memory, pre_interpolated: bool, batch: int | None, busy: NDArray[np.bool_] | None, watched: bool
+) -> tuple[list[Tile], int, float]:
+    """Whole slices, as many at once as are wanted and fit; those of air alone are left out. Gives tiles, peak bytes, share of air."""
     shape = job.grid.fine_shape if pre_interpolated else job.grid.coarse_shape
+    asked = sum(job.block[stack].stop - job.block[stack].start for stack in job.stacks)
+    most = batch or PLANES_AT_ONCE.get(memory.device, MANY_PLANES)
+    if watched and batch is None:
+        most = max(1, min(most, int(PLANES_SHARE * asked)))
     tiles: list[Tile] = []
-    peak = asked = 0
+    largest = 0
     for stack in job.stacks:
-        plane = per_voxel * math.prod(shape) // shape[stack]
-        if plane > MEMORY_SHARE * free:
-            raise RunError(f"One slice needs {plane / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free on {device}; close other programs.")
-        most = count or min(PLANES_AT_ONCE, int(MEMORY_SHARE * free / plane))
-        part = job.block[stack]
-        asked += part.stop - part.start
-        group = make_planes(_busy_planes(part, stack, shape, busy), shape, stack, most)
-        peak = max(peak, plane * max(t.core[stack].stop - t.core[stack].start for t in group))
+        plane = math.prod(shape) // shape[stack]
+        if not memory.fits(plane):
+            need = size(memory.per_voxel * plane)
+            raise RunError(f"One slice needs {need}, {size(memory.free)} are free on {memory.device}; close other programs.")
+        count = most if batch else min(most, int(MEMORY_SHARE * memory.free / (memory.per_voxel * plane)))
+        group = make_planes(_busy_planes(job.block[stack], stack, shape, busy), shape, stack, count)
+        largest = max(largest, *(t.voxels for t in group))
         tiles += group
+    peak = memory.require(largest, f"{most} slices at once need", batch is not None)
     done = sum(t.core[t.stack].stop - t.core[t.stack].start for t in tiles if t.stack is not None)
-    return Plan(device, tuple(tiles), 0, peak, 1 - done / asked)
+    return tiles, peak, 1 - done / asked
 
 
 def _busy_planes(part: slice, stack: int, shape: Sequence[int], busy: NDArray[np.bool_] | None) -> slice:
@@ -218,5 +352,5 @@ def _busy_planes(part: slice, stack: int, shape: Sequence[int], busy: NDArray[np
     return slice(int(inside[0]), int(inside[-1]) + 1)
 
 
-def _size(tile: Tile) -> tuple[int, ...]:
+def _core_size(tile: Tile) -> tuple[int, ...]:
     return tuple(s.stop - s.start for s in tile.core)

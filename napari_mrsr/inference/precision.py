@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 import torch
 from numpy.typing import NDArray
 
 from napari_mrsr.inference.feed import Feed
+from napari_mrsr.inference.remembered import cache_file, circumstances, keep, recall
 from napari_mrsr.inference.tiles import Tile
 from napari_mrsr.zoo import Card
 
@@ -35,7 +34,7 @@ log = logging.getLogger(__name__)
 
 def verdicts_file() -> Path:
     """Where verdicts are remembered."""
-    return Path(platformdirs.user_cache_dir("napari-mrsr")) / "precision.json"
+    return cache_file("precision.json")
 
 
 def candidates(device: torch.device) -> tuple[str, ...]:
@@ -67,11 +66,11 @@ def choose(feed: Feed, key: str) -> str:
     options = candidates(feed.device)
     if not options or not feed.job.card.learned or os.environ.get(FORCE):
         return os.environ.get(FORCE) or "float32"
-    key = "|".join([key, torch.__version__, _title(feed.device), str(torch.get_num_threads())])
-    known = _remembered()
+    key = f"{key}|{circumstances(feed.device)}"
+    known = recall(verdicts_file())
     if known.get(key) not in ("float32", *options):
         known[key] = _try(feed, options)
-        _remember(known)
+        keep(verdicts_file(), known)
     return str(known[key])
 
 
@@ -90,7 +89,7 @@ def expected_psnr(card: Card) -> float:
 
 
 def _try(feed: Feed, options: tuple[str, ...]) -> str:
-    tile, before = _probe(feed), feed.precision
+    tile, before = probe_tile(feed), feed.precision
     try:
         times, images = {}, {}
         for precision in ("float32", *options):
@@ -110,7 +109,7 @@ def _try(feed: Feed, options: tuple[str, ...]) -> str:
     return min(good, key=lambda p: times[p]) if good else "float32"
 
 
-def _probe(feed: Feed) -> Tile:
+def probe_tile(feed: Feed) -> Tile:
     """A piece from the middle of the volume."""
     grid = feed.job.grid
     shape = grid.fine_shape if feed.architecture.pre_interpolated else grid.coarse_shape
@@ -120,26 +119,3 @@ def _probe(feed: Feed) -> Tile:
     starts = [(n - size) // 2 // multiple * multiple for n, size in zip(shape, sizes, strict=True)]
     x, y, z = (slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
     return Tile((x, y, z), (x, y, z), stack)
-
-
-def _title(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _remembered() -> dict[str, str]:
-    try:
-        found = json.loads(verdicts_file().read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _remember(known: dict[str, str]) -> None:
-    path = verdicts_file()
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(known, indent=1))
-        partial.replace(path)
-    except OSError as error:
-        log.info("Verdicts on precision are not kept: %s", error)

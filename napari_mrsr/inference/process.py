@@ -43,6 +43,23 @@ def free_memory(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
+def start_peak(device: torch.device) -> int:
+    """Begin to watch a device's memory; gives the bytes in use, for :func:`peak_since`."""
+    import torch
+
+    if device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def peak_since(device: torch.device, used: int) -> int:
+    """Most bytes that were in use beyond `used`; 0 for devices that do not tell."""
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) - used if device.type == "cuda" else 0
+
+
 def list_devices() -> list[dict[str, Any]]:
     """Devices torch can compute on, best first: name, title, free memory in bytes."""
     import psutil

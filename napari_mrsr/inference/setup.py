@@ -62,6 +62,8 @@ class Setup:
             "input_range": job.gain,
             "torch": torch.__version__,
             "python": platform.python_version(),
+            "domain": job.verdict.model_dump(mode="json"),
+            **({"choice": job.why} if job.why else {}),
             "warnings": list(self.notes),
         }
         return record | ({"reference": self.reference_record} if self.reference_record else {})

@@ -27,9 +27,15 @@ class Tile:
     stack: int | None = None
 
     @property
+    def size(self) -> tuple[int, int, int]:
+        """Shape that the network sees."""
+        x, y, z = (s.stop - s.start for s in self.padded)
+        return x, y, z
+
+    @property
     def voxels(self) -> int:
         """LR voxels the network sees."""
-        return math.prod(s.stop - s.start for s in self.padded)
+        return math.prod(self.size)
 
     def inside(self) -> tuple[slice, slice, slice]:
         """The core in the coordinates of the padded tile."""
@@ -95,8 +101,8 @@ def halves(tile: Tile, shape: Sequence[int], halo: int, multiple: int, smallest:
     return make_tiles(tile.core, shape, edges, halo, multiple)
 
 
-def slabs(region: Sequence[slice], axis: int, at: float, halo: int, multiple: int) -> list[tuple[slice, slice, slice]]:
-    """Cut a region across an axis so that the slab that holds a position is at most a quarter of the work, margins included.
+def slab(region: Sequence[slice], axis: int, at: float, multiple: int) -> tuple[slice, slice, slice] | None:
+    """The thinnest block of a region across an axis that holds a position and whose tile wastes nothing.
 
     Parameters
     ----------
@@ -104,27 +110,21 @@ def slabs(region: Sequence[slice], axis: int, at: float, halo: int, multiple: in
     axis : int
     at : float
         Position along the axis, in voxels.
-    halo, multiple : int
-        As of :func:`make_tiles`.
+    multiple : int
+        As of :func:`make_tiles`: tiles end on it, so a thinner block costs as much.
 
     Returns
     -------
-    list of blocks
-        The slab first; the region alone where margins leave no room for one.
+    block or None
+        None where the position lies outside the region.
     """
-    start, stop = region[axis].start, region[axis].stop
-    thickness = ((stop - start) // 4 - 2 * halo) // multiple * multiple
-    if thickness < 2:
-        return [(region[0], region[1], region[2])]
-    low = int(at - thickness / 2) // multiple * multiple
-    low = min(max(low, start), stop - thickness)
-    parts = [slice(low, low + thickness), slice(start, low), slice(low + thickness, stop)]
-    blocks = []
-    for part in parts:
-        if part.stop > part.start:
-            x, y, z = (part if a == axis else r for a, r in enumerate(region))
-            blocks.append((x, y, z))
-    return blocks
+    index, part = round(at), region[axis]
+    if not part.start <= index < part.stop:
+        return None
+    low = index // multiple * multiple
+    inside = slice(max(low, part.start), min(low + multiple, part.stop))
+    x, y, z = (inside if a == axis else r for a, r in enumerate(region))
+    return x, y, z
 
 
 def make_planes(part: slice, shape: Sequence[int], stack: int, count: int) -> list[Tile]:

@@ -11,6 +11,8 @@ Reads one JSON command per line from standard input and writes one JSON event pe
     answers ``described``: what the model's network is and which internal maps it can show; or ``failed`` without an id.
 ``{"command": "probe", "id": n, "folder": F, "key": K, "options": {...}, "volume": V, "reference": V, "name": M, "at": [x, y, z], ...}``
     answers ``probed`` (with the map) or ``failed``. The volumes are remembered under the key, so that the next probe with it leaves them out.
+``{"command": "try", "id": n, "options": {...}, "volume": V, "reference": V}``
+    answers ``tried`` (level and text of what a small piece said) or ``failed``.
 ``{"command": "cancel", "id": n}``, ``"pause"``, ``"resume"``, ``{"command": "look", "id": n, "at": [x, y, z], "axis": a}``
     stop run n, let it rest or go on, say what is on the screen. A look may come before the run it is for.
 
@@ -80,6 +82,8 @@ class Worker:
                 self._guarded(self._run, command)
             elif command.get("command") == "probe":
                 self._guarded(self._look, command)
+            elif command.get("command") == "try":
+                self._guarded(self._try, command)
             elif command.get("command") == "describe":
                 self._guarded(self._describe, command)
 
@@ -150,6 +154,13 @@ class Worker:
             self._probe = (command["key"], Probe(_given(volume), options, reference, lambda: self._controls[number].cancelled))
         found = self._probe[1].look(command["name"], command["at"], command.get("channel"), command.get("stack"))
         self._send("probed", id=number, volume=_hand_over(found, Path(command["folder"])))
+
+    def _try(self, command: dict[str, Any]) -> None:
+        from napari_mrsr.inference.trial import try_piece
+
+        volume, reference = self._volumes(command, "volume", "reference")
+        reason = try_piece(_given(volume), RunOptions.create(**command["options"]), reference)
+        self._send("tried", id=command["id"], level=reason.level.value, text=reason.text)
 
     def _describe(self, command: dict[str, Any]) -> None:
         from napari_mrsr.zoo import get_card

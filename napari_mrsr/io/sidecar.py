@@ -30,9 +30,20 @@ def read_sidecar(image: str | os.PathLike[str]) -> dict[str, Any]:
     InputError
         If the file is there but is not JSON.
     """
-    path = sidecar_path(image)
-    entry = _read_object(path).get(KEY, {}) if path.is_file() else {}
+    entry = read_description(image).get(KEY, {})
     return entry if isinstance(entry, dict) else {}
+
+
+def read_description(image: str | os.PathLike[str]) -> dict[str, Any]:
+    """All of an image's sidecar file, BIDS entries included; empty where there is none.
+
+    Raises
+    ------
+    InputError
+        If the file is there but is not JSON.
+    """
+    path = sidecar_path(image)
+    return _read_object(path) if path.is_file() else {}
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -55,7 +55,8 @@ def write_volume(volume: Volume, path: str | os.PathLike[str], *, overwrite: boo
         array = array.astype(np.float32, copy=False)
     record = Record.of(path, dict(volume.record) if sidecar else {}, overwrite)
     make = _mgh if suffix in (".mgz", ".mgh") else _nifti
-    image = make(volume, np.ascontiguousarray(array), affine, suffix, description)
+    # Flipped views stay views: nibabel writes slice by slice, so that large results are never copied whole.
+    image = make(volume, array, affine, suffix, description)
     with write_whole(path, overwrite, need_bytes=array.nbytes + 2**16) as temporary:
         nib.save(image, temporary)
     return [path, *record.write()]

@@ -11,6 +11,8 @@ from napari_mrsr.networks.scaling import Scaling, by_range
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from napari_mrsr.networks.blocks.cross_scale_transformer import CrossScaleTransformer
+
 
 @dataclass(frozen=True)
 class MapInfo:
@@ -80,6 +82,9 @@ class Architecture:
         Whether the network as published pools over its whole input.
     window : int or None
         LR voxels of the windows that replace its global statistics on volumes larger than a training patch (``set_windows``).
+    attention : callable
+        ``attention(module)``: parts that may look at the whole volume from within tiles, in the order of the forward pass
+        (:class:`~napari_mrsr.networks.blocks.cross_scale_transformer.CrossScaleTransformer`); empty where there are none.
     pre_interpolated : bool
         Whether the input is first brought to the fine grid.
     channels_last : bool
@@ -103,6 +108,7 @@ class Architecture:
     scaling: Callable[[Any, Tensor, float], Scaling] = by_range
     global_statistics: bool = False
     window: int | None = None
+    attention: Callable[[Any], tuple[CrossScaleTransformer, ...]] = lambda _module: ()
     pre_interpolated: bool = False
     channels_last: bool = False
     maps: Callable[[Any], tuple[MapInfo, ...]] = lambda _module: ()

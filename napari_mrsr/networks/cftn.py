@@ -76,7 +76,8 @@ class MFEM(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (Y', X')."""
-        fine = self.up(x) + self.cst(x)
+        # Attention first: who only gathers its input stops there.
+        fine = self.cst(x) + self.up(x)
         return fine, self.down(fine)
 
 
@@ -219,6 +220,10 @@ class CFTN(nn.Module):
         channels, maps = self.tail.in_channels, self.fuse.in_channels // self.tail.in_channels
         return 4 * channels * (2 * maps + 4 + 5 * self.scale**3)
 
+    def cross_scale(self) -> tuple[CrossScaleTransformer, ...]:
+        """Its attention, in the order in which the forward pass comes to it."""
+        return tuple(mfem.cst for mfem in self.mfems.values())  # type: ignore[misc]
+
     def set_windows(self, window: int | None) -> None:
         """Pool and attend over windows anchored to multiples of `window` LR voxels (None: over the whole input, as published).
 
@@ -227,10 +232,9 @@ class CFTN(nn.Module):
         InputError
             If windows cannot be filled with query patches.
         """
-        for mfem in self.mfems.values():
-            stride: int = mfem.cst.stride  # type: ignore[union-attr, assignment]
-            if window is not None and window % stride:
-                raise InputError(f"CFTN: windows of {window} voxels need a stride of the patches that divides them, not {stride}.")
+        for cst in self.cross_scale():
+            if window is not None and window % cst.stride:
+                raise InputError(f"CFTN: windows of {window} voxels need a stride of the patches that divides them, not {cst.stride}.")
         for module in self.modules():
             if isinstance(module, ChannelAttention):
                 module.cell = window
@@ -291,6 +295,7 @@ ARCHITECTURES = MappingProxyType(
             bytes_per_voxel=CFTN.bytes_per_voxel,
             global_statistics=True,
             window=WINDOW,
+            attention=CFTN.cross_scale,
             channels_last=True,
             maps=maps,
         )

@@ -334,7 +334,7 @@ class CohfT(nn.Module):
         """Peak inference memory per LR pixel in float32: a dense block's concatenation, mostly of the reference on the fine grid."""
         concatenated = 2 * self.dense_channels + 4 * self.width
         fine = concatenated if self.gate_context is not None else 6 * self.width
-        return 5 * (self.scale**2 * fine + concatenated)
+        return round(5.5 * (self.scale**2 * fine + concatenated))
 
 
 def _attention_map(module: HeadCorrelationAttention, index: int) -> MapInfo:

@@ -24,22 +24,38 @@ class TrainingData(_Part):
     use: str = "train"
 
 
+_GUIDED = " guided by "
+
+
 class Domain(_Part):
     """What the model has seen.
 
     Attributes
     ----------
     contrasts : tuple of str
-        For example ``T1w``.
+        For example ``T1w``, or ``T2w guided by T1w or FLAIR``.
     voxel_size : (float, float)
-        Smallest and largest LR voxel edge in mm seen in training.
+        Smallest and largest LR voxel edge in mm seen in training, of the axes that get finer.
+    other_voxel_size : (float, float) or None
+        The same of the axes that stay as they are; None where there are none, or it is not known.
     noise : (float, float)
         Percent of the ``mrsr-1`` range.
     """
 
     contrasts: tuple[str, ...] = ()
     voxel_size: tuple[float, float] = (0.0, 20.0)
+    other_voxel_size: tuple[float, float] | None = None
     noise: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Contrasts that it makes finer."""
+        return tuple(dict.fromkeys(entry.partition(_GUIDED)[0] for entry in self.contrasts))
+
+    @property
+    def guides(self) -> tuple[str, ...]:
+        """Contrasts that guide it as references."""
+        return tuple(dict.fromkeys(name for entry in self.contrasts for name in entry.partition(_GUIDED)[2].split(" or ") if name))
 
 
 class Quality(_Part):

@@ -24,6 +24,8 @@ class Description:
         Learned numbers.
     halo : int or None
         Theoretical reach in LR voxels (with windowed statistics where the card asks for them); None: the whole input.
+    global_attention : bool
+        Whether its attention can look at the whole volume from within tiles.
     size_multiple, global_statistics, pre_interpolated
         See :class:`~napari_mrsr.networks.Architecture`.
     units : str
@@ -42,6 +44,7 @@ class Description:
     halo: int | None
     size_multiple: int
     global_statistics: bool
+    global_attention: bool
     pre_interpolated: bool
     units: str
     maps: tuple[MapInfo, ...]
@@ -75,6 +78,7 @@ def describe(card: Card) -> Description:
         halo=architecture.halo(network),
         size_multiple=architecture.size_multiple,
         global_statistics=architecture.global_statistics,
+        global_attention=bool(architecture.attention(network)),
         pre_interpolated=architecture.pre_interpolated,
         units=(architecture.scaling.__doc__ or "").strip().splitlines()[0],
         maps=architecture.maps(network),

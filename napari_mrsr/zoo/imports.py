@@ -22,7 +22,7 @@ from napari_mrsr.zoo.weights import save_weights, sha256_of
 PROTOCOLS = {"dcamsr": "kspace", "transmrsr": "slice-profile"}
 """Degradation that a network's public code trains on."""
 
-TRAINING_STATE = ("recipe", "recipe_hash", "step")
+TRAINING_STATE = ("recipe", "stage", "hash", "step", "players")
 """What a checkpoint of ``napari-mrsr train`` holds, among others."""
 
 MAX_NAME = 64

@@ -1,16 +1,20 @@
-"""The engine against what the field uses, network by network: ``python tests/benchmarks/engine.py [--json FILE] [--rows NAME...]``.
+"""The engine against what the field uses: ``python tests/benchmarks/engine.py [--size small|full] [--rows NAME...] [--device cuda] [--json FILE]``.
 
-Every method computes the same job with the same network and weights in a fresh process of its own:
+Every method computes the same job with the same network and weights (loaded before) in a fresh process of its own, nothing of the air left out:
 
-- ``ours``: the engine as the worker process runs it (tuned allocator, planned tiles or groups of slices, nothing of the air left out);
-- ``plain``: the loop of the papers' code, one patch or slice after another, float32, untouched allocator (3D: patches of 26^3 that overlap by half
-  their margin of 6);
-- ``monai``: MONAI's sliding-window inference, overlap 0.25, constant weights, untouched allocator (windows of 32^3, or whole slices, one at a time);
-- ``monai best``: the same with the settings that were fastest for it here: tuned allocator, windows of 64^3 or four slices at a time.
+- ``ours``: the engine as the worker process runs it; ``ours float32``: the same without reduced precision;
+- ``plain``: the loop of the papers' code, one patch or slice after another, float32, untouched allocator (volumes: patches of 26^3 that overlap
+  by 6);
+- ``monai``: MONAI's sliding windows, overlap 0.25, float32, untouched allocator, one at a time (32^3; slices: windows of the network's size, whole
+  slices where it has none);
+- ``monai best``: the same with tuned allocator, channels last, our precision, windows of 64^3, or four slices at a time;
+- ``network``: the network alone on the whole job in one piece (slices: the engine's groups), tuned, float32: the untiled result.
 
-``network``: the bare network on the whole job in one piece (3D) or slice groups, tuned, without any engine: what overhead is measured against.
-Deviation is the largest difference from the untiled result as a fraction of its range. ``first``: share of the run after which the slice on the
-screen (the middle one) is exact. Weights are random but for shipped models: speed does not depend on them.
+The columns: seconds and their ratios to ours; ``overhead`` of ours float32 over the network's time on the same voxels (margins counted as work);
+``first`` slice: when the slice on the screen (the middle one) is exact, as seconds and share of the run; memory added by the computation, and the
+peers' over ours; ``seam``: largest difference from the untiled result as a share of its range, and PSNR to it; FLOP/s of ``network`` and of ours
+over the best rate of a plain matrix product or convolution here. Weights are random where none are shipped: speed does not depend on them.
+``small`` (default) is a part of the standard jobs (``full``): fewer slices, smaller volumes. ``--device cuda`` adds the checks of ``gpu_checks.py``.
 """
 
 from __future__ import annotations
@@ -18,218 +22,271 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# name: architecture (None: shipped model), options, scale, protocol, LR shape
-ROWS: dict[str, tuple[str | None, dict[str, Any], int, str, tuple[int, int, int]]] = {
-    "cftn-x2": (None, {}, 2, "gaussian", (64, 96, 96)),
-    "cftn paper x2": ("cftn", {"ca_reduction": 8}, 2, "gaussian", (40, 52, 52)),
-    "fdvit paper x2": ("fdvit", {}, 2, "bicubic", (128, 128, 8)),
-    "dcamsr paper x2": ("dcamsr", {"size": 256}, 2, "kspace", (128, 128, 8)),
-    "cohft paper L x4": ("cohft", {"preset": "L"}, 4, "kspace", (60, 60, 8)),
-    "transmrsr paper x4": ("transmrsr", {}, 4, "slice-profile", (6, 256, 64)),
-}
-METHODS = ("plain", "monai", "monai best", "network", "ours")
-TUNED = ("monai best", "network", "ours")
-PATCH, MARGIN = 26, 3
+sys.path.insert(0, str(Path(__file__).parent))
+import peers
+from rows import ROWS, job, model_of
+
+METHODS = ("plain", "monai", "monai best", "network", "ours float32", "ours")
+STOCK = ("plain", "monai")
+REDUCED = ("monai best", "ours")
+GEMM, CONV = 2048, {2: (64, (256, 256)), 3: (48, (48, 48, 48))}
+"""Edge of the matrices, and channels and size of the convolutions, whose speed stands for the device's."""
 
 
-def install(name: str, home: Path) -> str:
-    """Model of a row, with random weights in a private folder where none is shipped."""
-    import torch
-
-    from napari_mrsr.networks import create, get_architecture
-    from napari_mrsr.zoo import Card, save_weights, sha256_of
-
-    kind, options, scale, protocol, _ = ROWS[name]
-    if kind is None:
-        return name
-    folder = home / "napari-mrsr" / "weights"
-    folder.mkdir(parents=True, exist_ok=True)
-    model = f"bench-{kind}-x{scale}"
-    path = folder / f"{model}.safetensors"
-    if not path.exists():
-        torch.manual_seed(0)
-        architecture = get_architecture(kind)
-        save_weights(create(kind, scale, **options).state_dict(), path, {})
-        card = Card(
-            name=model, title=model, architecture=kind, options=options, scale=scale, protocol=protocol, weights=path.name, sha256=sha256_of(path),
-            window=architecture.window, reference=architecture.reference, halo=8 if kind == "cftn" else None,
-        )  # fmt: skip
-        (folder / f"{model}.json").write_text(card.model_dump_json())
-    return model
-
-
-def job(name: str):
-    """Low resolution, and a reference where the network takes one: noise-like texture of the row's size."""
-    from scipy import ndimage
-
-    from napari_mrsr.networks import get_architecture
-    from napari_mrsr.volume import Volume
-
-    kind, _, scale, protocol, shape = ROWS[name]
-    random = np.random.default_rng(0)
-    data = 400 + 300 * ndimage.gaussian_filter(random.standard_normal(shape), 1.5).astype(np.float32)
-    sizes = (1.0, 1.0, 3.0) if protocol != "slice-profile" else (4.0, 1.0, 1.0)
-    low = Volume(data, np.diag([*sizes, 1.0]), name="LR")
-    if kind is None or get_architecture(kind).reference != "needed":
-        return low, None
-    fine = tuple(n * (scale if i < 2 else 1) for i, n in enumerate(shape))
-    reference = 300 + 200 * ndimage.gaussian_filter(random.standard_normal(fine), 1.5).astype(np.float32)
-    affine = np.diag([1 / scale, 1 / scale, 3.0, 1.0])
-    affine[:2, 3] = (1 / scale - 1) / 2 if protocol != "kspace" else 0.0
-    return low, Volume(reference, affine, name="T1")
-
-
-def measure(name: str, method: str, target: Path) -> dict[str, Any]:
+def measure(name: str, size: str, method: str, device: str, target: Path) -> dict[str, Any]:
     """One method on one job, in this process."""
     import torch
 
-    from napari_mrsr.inference import Control, RunDone, RunOptions, TileDone, run
-    from napari_mrsr.inference.engine import _passes
+    from napari_mrsr.inference import RunOptions
+    from napari_mrsr.inference.plan import make_plan
+    from napari_mrsr.inference.precision import choose
     from napari_mrsr.inference.process import tune_process
     from napari_mrsr.inference.setup import set_up
 
-    if method in TUNED:
+    if method in STOCK and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    elif method not in STOCK:
         tune_process()
-    else:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model = install(name, Path(os.environ["XDG_DATA_HOME"]))
-    low, reference = job(name)
-    options = RunOptions.create(model=model, device="cpu", noise=0.0, skip_air=False, orientations="first")
+    row = ROWS[name]
+    model, shipped = model_of(row, Path(os.environ["XDG_DATA_HOME"]))
+    low, reference = job(row, size)
+    precision = "auto" if method in REDUCED else "float32"
+    options = RunOptions.create(model=model, device=device, noise=0.0, skip_air=False, orientations="first", precision=precision)
     setup = set_up(low, options, reference)
-    feed, stack = setup.feed, setup.job.stacks[0] if setup.feed.architecture.tiling == "planes" else None
-    setup_plan = _passes(setup, low, options, None)[0][2]
-    feed.run(_small(setup_plan.tiles[0]))  # imports, threads, kernels
-    before = _rss()
-    started, first = time.perf_counter(), None
-    if method == "ours":
-        out, first = None, None
-        control = Control()
-        middle = low.affine[:3, :3] @ (np.array(low.shape) // 2) + low.affine[:3, 3]
-        control.look(middle, 2 if stack is None else stack)
-        centre = [n // 2 for n in setup.job.grid.fine_shape]
-        for event in run(low, options, reference, control=control):
-            if isinstance(event, TileDone) and not event.preview and first is None:
-                axis = 2 if stack is None else stack
-                first = time.perf_counter() - started if event.block[axis][0] <= centre[axis] < event.block[axis][1] else None
-            if isinstance(event, RunDone):
-                out = event.volume.data
-        seconds = time.perf_counter() - started
-        return _report(out, target, seconds, before, first / seconds if first else None)
+    feed = setup.feed
+    setup.network.requires_grad_(False)
+    feed.precision = choose(feed, setup.job.card.sha256) if precision == "auto" else precision
+    if method in STOCK:
+        setup.network.to(memory_format=torch.contiguous_format)
+    plan = make_plan(setup.job, setup.network, setup.device)
+    feed.run(_small(plan.tiles[0]))  # imports, threads, kernels
+    if method.startswith("monai"):
+        import monai.inferers  # noqa: F401 - seconds
     out = np.zeros(setup.job.grid.fine_shape, np.float32)
-    _peer(method, feed, low, out, stack, setup_plan)
-    return _report(out, target, time.perf_counter() - started, before, None)
-
-
-def _peer(method: str, feed: Any, low: Any, out: np.ndarray, stack: int | None, plan: Any) -> None:
-    from napari_mrsr.inference.tiles import make_planes, make_tiles
-
-    if stack is not None:
-        shape = feed.job.grid.fine_shape if feed.architecture.pre_interpolated else low.shape
-        count = {"plain": 1, "monai": 1, "monai best": 4, "network": plan.tiles[0].core[stack].stop - plan.tiles[0].core[stack].start}[method]
-        for tile in make_planes(slice(0, shape[stack]), shape, stack, count):
-            index = [slice(None)] * 3
-            index[stack] = tile.core[stack]
-            out[tuple(index)] = feed.run(tile)[""]
-        return
-    whole = [slice(0, n) for n in low.shape]
-    if method == "network":
-        (tile,) = make_tiles(whole, low.shape, low.shape, 0, 1)
-        out[...] = feed.run(tile)[""]
+    before, started, first = _memory(setup.device), time.perf_counter(), None
+    if method.startswith("ours"):
+        out, first, said = _ours(low, options, reference, setup, started)
+    elif method == "network":
+        peers.network(feed, out, _planes_of(plan.tiles[0]))
     elif method == "plain":
-        for tile in make_tiles(whole, low.shape, [PATCH - 2 * MARGIN] * 3, MARGIN, 1):
-            piece, scale = feed.run(tile)[""], feed.job.scale
-            target = tuple(slice(scale * s.start, scale * s.stop) for s in tile.core)
-            out[target] = piece[tuple(slice(scale * s.start, scale * s.stop) for s in tile.inside())]
+        peers.plain(feed, out)
     else:
-        out[...] = _sliding(feed, low, 32 if method == "monai" else 64)
+        peers.monai(feed, out, method)
+    seconds = time.perf_counter() - started
+    found = {"seconds": seconds, "added_mib": _added(setup.device, before), "precision": feed.precision, "shipped": shipped}
+    np.save(target, out)
+    if first is not None:
+        found |= {"first_seconds": first, "first_share": first / seconds, "plan": said}
+    if method == "network":
+        found |= {"flop": _flop(feed, plan), "voxels": plan.voxels / _volume(plan, setup), "windows": _windows(feed, out, plan)}
+    return found
 
 
-def _sliding(feed: Any, low: Any, edge: int) -> np.ndarray:
+def _ours(low: Any, options: Any, reference: Any, setup: Any, started: float) -> tuple[np.ndarray, float | None, str]:
+    """The engine's result, seconds until all of the slice on the screen is exact, and the plan."""
+    from napari_mrsr.inference import Control, RunDone, TileDone, engine
+
+    # Nobody's time counts the loading of weights.
+    engine.set_up = lambda *_: setup
+    axis = setup.job.stacks[0] if setup.feed.architecture.tiling == "planes" else 2
+    grid, control = setup.job.grid, Control()
+    middle = [n // 2 for n in grid.fine_shape]
+    control.look(setup.job.affine[:3, :3] @ middle + setup.job.affine[:3, 3], axis)
+    seen, first = np.zeros([n for a, n in enumerate(grid.fine_shape) if a != axis], bool), None
+    for event in engine.run(low, options, reference, control=control):
+        if isinstance(event, TileDone) and not event.preview and event.block[axis][0] <= middle[axis] < event.block[axis][1]:
+            seen[tuple(slice(*b) for a, b in enumerate(event.block) if a != axis)] = True
+            if seen.all() and first is None:
+                first = time.perf_counter() - started
+        if isinstance(event, RunDone):
+            return event.volume.data, first, event.volume.record["run"]["plan"]
+    raise SystemExit("the run ended without a result")
+
+
+def _flop(feed: Any, plan: Any) -> float:
+    """Operations of the whole job, margins left out, counted on a piece (attention across scales: as in a tile of that size)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from napari_mrsr.inference.precision import probe_tile
+
+    tile, before = probe_tile(feed), feed.precision
+    feed.precision = "float32"
+    with FlopCounterMode(display=False) as counter:
+        feed.run(tile)
+    feed.precision = before
+    return counter.get_total_flops() / tile.voxels * float(np.prod(peers.shape_of(feed)))
+
+
+def _windows(feed: Any, out: np.ndarray, plan: Any) -> list[float] | None:
+    """Networks that see windows of a fixed size: what the places of these windows change, as largest share of the range and PSNR."""
+    side = getattr(feed.network, "size", None)
+    if side is None or not hasattr(feed.network, "overlap") or max(feed.job.grid.fine_shape) <= np.max(side):
+        return None
+    other, kept = np.zeros_like(out), feed.network.overlap
+    feed.network.overlap = 0.5
+    peers.network(feed, other, _planes_of(plan.tiles[0]))
+    feed.network.overlap = kept
+    return list(_difference(other, out))
+
+
+def _difference(image: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Largest difference as a share of the range of the truth, and PSNR."""
+    error, span = image.astype(np.float64) - truth, float(np.ptp(truth))
+    return float(np.abs(error).max()) / span, float(min(10 * np.log10(span**2 / max(np.mean(error**2), 1e-300)), 999.0))
+
+
+def device_peak(device: str) -> dict[str, float]:
+    """Best GFLOP/s of a matrix product and of convolutions in the form that is fastest here."""
     import torch
-    from monai.inferers import sliding_window_inference
+    import torch.nn.functional as F
 
-    gain = np.float32(feed.job.gain)
-    data = torch.from_numpy(np.ascontiguousarray(low.data, np.float32) / gain)[None, None]
-    roi = [min(edge, n) for n in low.shape]
+    from napari_mrsr.inference.process import tune_process
+
+    tune_process()
+    found = {}
+    kinds = [torch.float32] + ([torch.float16, torch.bfloat16] if device.startswith("cuda") else [torch.bfloat16])
+    for kind in kinds:
+        name = str(kind).removeprefix("torch.")
+        a, b = (torch.randn(GEMM, GEMM, device=device, dtype=kind) for _ in range(2))
+        found[f"gemm {name}"] = 2 * GEMM**3 / _best(lambda a=a, b=b: a @ b, device) / 1e9
+        for dimension, (channels, shape) in CONV.items():
+            form = torch.channels_last if dimension == 2 else torch.channels_last_3d
+            x = torch.randn(1, channels, *shape, device=device, dtype=kind).contiguous(memory_format=form)
+            w = torch.randn(channels, channels, *[3] * dimension, device=device, dtype=kind).contiguous(memory_format=form)
+            convolve = F.conv2d if dimension == 2 else F.conv3d
+            flop = 2 * channels**2 * 3**dimension * float(np.prod(shape))
+            found[f"conv{dimension}d {name}"] = flop / _best(lambda c=convolve, x=x, w=w: c(x, w, padding=1), device) / 1e9
+    return found
+
+
+def _best(work: Callable[[], Any], device: str, repeat: int = 7) -> float:
+    import torch
+
+    seconds = []
     with torch.inference_mode():
-        done = sliding_window_inference(data, roi, 1, lambda x: feed.network(x, noise_level=0.0), overlap=0.25)
-    return done[0, 0].numpy() * gain
+        for _ in range(repeat + 1):
+            started = time.perf_counter()
+            work()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])
+
+
+def _planes_of(tile: Any) -> int:
+    return 1 if tile.stack is None else tile.size[tile.stack]
+
+
+def _volume(plan: Any, setup: Any) -> int:
+    return plan.voxels if plan.tiles[0].stack is not None else int(np.prod(setup.job.grid.coarse_shape))
 
 
 def _small(tile: Any) -> Any:
     from napari_mrsr.inference.tiles import Tile
 
-    if tile.stack is None:
-        parts = [slice(0, min(16, s.stop)) for s in tile.core]
-        return Tile((parts[0], parts[1], parts[2]), (parts[0], parts[1], parts[2]))
-    core = list(tile.core)
-    core[tile.stack] = slice(0, 1)
-    return Tile(tuple(core), tuple(core), tile.stack)
+    parts = [slice(0, 1 if a == tile.stack else s.stop if tile.stack is not None else min(16, s.stop)) for a, s in enumerate(tile.padded)]
+    return Tile(tuple(parts), tuple(parts), tile.stack)
 
 
-def _rss() -> int:
+def _memory(device: Any) -> int:
     import psutil
+    import torch
 
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
     return psutil.Process().memory_info().rss
 
 
-def _report(out: np.ndarray, target: Path, seconds: float, before: int, first: float | None) -> dict[str, Any]:
-    np.save(target, out)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"seconds": seconds, "added_mib": (peak - before) / 2**20, "first": first}
+def _added(device: Any, before: int) -> float:
+    import torch
+
+    if device.type == "cuda":
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) - before) / 2**20
 
 
-def report(names: list[str], repeat: int) -> dict[str, Any]:
-    """All methods of the rows, one after another."""
-    rows: dict[str, Any] = {}
+def report(names: list[str], size: str, device: str, repeat: int, methods: tuple[str, ...] = METHODS) -> dict[str, Any]:
+    """All methods of the rows, one after another, each in fresh processes."""
+    from napari_mrsr.networks import get_architecture
+
     with tempfile.TemporaryDirectory() as home:
-        environment = {**os.environ, "XDG_DATA_HOME": home}
+        environment = {**os.environ, "XDG_DATA_HOME": home, "XDG_CACHE_HOME": home}
+
+        def fresh(*options: str) -> dict[str, Any]:
+            command = [sys.executable, __file__, "--device", device, *options]
+            return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout.splitlines()[-1])
+
+        peak = fresh("--peak")
+        rows: dict[str, Any] = {}
         for name in names:
-            found: dict[str, Any] = {}
-            images = {}
-            for method in METHODS:
+            found, images = {}, {}
+            for method in methods:
                 print(f"{name}: {method} ...", file=sys.stderr, flush=True)
-                runs = []
-                for _ in range(repeat):
-                    command = [sys.executable, __file__, "--only", name, "--method", method, "--target", f"{home}/out.npy"]
-                    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-                    runs.append(json.loads(done.stdout.splitlines()[-1]))
+                runs = [fresh("--only", name, "--size", size, "--method", method, "--target", f"{home}/out.npy") for _ in range(repeat)]
                 images[method] = np.load(f"{home}/out.npy")
-                found[method] = {**runs[0], "seconds": statistics.median(r["seconds"] for r in runs)}
-                found[method]["added_mib"] = statistics.median(r["added_mib"] for r in runs)
-            span = float(np.ptp(images["network"]))
-            for method in METHODS:
-                found[method]["deviation"] = float(np.abs(images[method] - images["network"]).max()) / span
-            rows[name] = found
-    return rows
+                medians = {key: statistics.median(r[key] for r in runs) for key, value in runs[0].items() if isinstance(value, float)}
+                found[method] = runs[0] | medians
+            rows[name] = _compared(
+                ROWS[name].shapes[size], ROWS[name].shapes["full"], found, images, peak, get_architecture(ROWS[name].architecture).dimension
+            )
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, threads {os.environ.get('OMP_NUM_THREADS', 'all')}"
+    return {"machine": machine, "device": device, "size": size, "repeat": repeat, "peak_gflops": peak, "rows": rows}
 
 
-def table(rows: dict[str, Any]) -> str:
-    """For people: seconds, and the peers' over ours."""
-    lines = [
-        f"{'':<20}" + "".join(f"{m:>12}" for m in METHODS) + f"{'plain/ours':>12}{'monai/ours':>12}{'best/ours':>12}{'overhead':>10}{'first':>8}"
-    ]
-    for name, found in rows.items():
-        ours = found["ours"]["seconds"]
-        ratios = "".join(f"{found[m]['seconds'] / ours:>12.2f}" for m in ("plain", "monai", "monai best"))
-        over = 100 * (ours / found["network"]["seconds"] - 1)
-        first = found["ours"]["first"]
-        lines.append(
-            f"{name:<20}" + "".join(f"{found[m]['seconds']:>12.2f}" for m in METHODS) + f"{ratios}{over:>9.0f}%{first if first else 0:>8.2f}"
-        )
-        lines.append(f"{'  added MiB':<20}" + "".join(f"{found[m]['added_mib']:>12.0f}" for m in METHODS))
-        lines.append(f"{'  deviation':<20}" + "".join(f"{found[m]['deviation']:>12.1e}" for m in METHODS))
+def _compared(shape: Any, full: Any, found: dict[str, Any], images: dict[str, np.ndarray], peak: dict[str, float], dimension: int) -> dict[str, Any]:
+    """A row's measurements and what they say about one another."""
+    row: dict[str, Any] = {"shape": shape, "standard_job": full, "methods": found}
+    network, ours, exact = found["network"], found["ours"], found["ours float32"]
+    for method, image in images.items():
+        found[method]["seam"], found[method]["psnr_to_untiled"] = _difference(image, images["network"])
+    for peer in ("plain", "monai", "monai best"):
+        if peer in found:
+            row[f"{peer} over ours"] = found[peer]["seconds"] / ours["seconds"]
+            row[f"{peer} over ours float32"] = found[peer]["seconds"] / exact["seconds"]
+            row[f"{peer} memory over ours"] = found[peer]["added_mib"] / max(ours["added_mib"], 1e-9)
+    row["overhead"] = exact["seconds"] / (network["seconds"] * network["voxels"]) - 1
+    best = max(peak["gemm float32"], peak[f"conv{dimension}d float32"])
+    row["network_gflops"], row["network_of_peak"] = network["flop"] / network["seconds"] / 1e9, network["flop"] / network["seconds"] / 1e9 / best
+    row["ours_gflops"] = network["flop"] / ours["seconds"] / 1e9
+    return row
+
+
+def table(result: dict[str, Any]) -> str:
+    """The report for people."""
+    lines = [f"{result['machine']}, device {result['device']}, size {result['size']}, medians of {result['repeat']}"]
+    lines.append("peak GFLOP/s: " + ", ".join(f"{k} {v:.0f}" for k, v in result["peak_gflops"].items()))
+    for name, row in result["rows"].items():
+        found = row["methods"]
+        kind = "shipped weights" if found["ours"]["shipped"] else "random weights"
+        size = "x".join(map(str, row["shape"]))
+        lines.append(f"\n{name} ({kind}), LR {size} of {'x'.join(map(str, row['standard_job']))}; {found['ours']['plan']}")
+        lines.append(f"  {'':<14}{'seconds':>9}{'/ ours':>8}{'/ ours f32':>11}{'added MiB':>11}{'/ ours':>8}{'seam max':>10}{'PSNR':>8}  numbers")
+        for method, got in found.items():
+            ratios = [row.get(f"{method} {key}") for key in ("over ours", "over ours float32", "memory over ours")]
+            a, b, c = ("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
+            line = f"  {method:<14}{got['seconds']:>9.2f}{a:>8}{b:>11}{got['added_mib']:>11.0f}{c:>8}"
+            lines.append(f"{line}{got['seam']:>10.1e}{got['psnr_to_untiled']:>8.1f}  {got['precision']}")
+        ours = found["ours"]
+        first = f"{ours['first_seconds']:.2f} s, {100 * ours['first_share']:.0f} % of the run" if "first_seconds" in ours else "at the end"
+        speed = f"network {row['network_gflops']:.0f} GFLOP/s = {100 * row['network_of_peak']:.0f} % of the peak, ours {row['ours_gflops']:.0f}"
+        lines.append(f"  overhead {100 * row['overhead']:.0f} %; visible slice exact after {first}; {speed}")
+        if found["network"]["windows"]:
+            most, psnr = found["network"]["windows"]
+            lines.append(f"  windows of a fixed size: with twice the overlap the result changes by at most {most:.1e}, PSNR {psnr:.1f} dB")
     return "\n".join(lines)
 
 
@@ -238,18 +295,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the report there")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--size", default="small", choices=["tiny", "small", "full"])
+    parser.add_argument("--methods", nargs="*", default=[], choices=METHODS, help="peers to leave in (default: all)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeat", type=int, default=1, help="medians of so many runs")
+    parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--method", help=argparse.SUPPRESS)
     parser.add_argument("--target", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.only:
-        print(json.dumps(measure(arguments.only, arguments.method, arguments.target)))
+    if arguments.peak:
+        print(json.dumps(device_peak(arguments.device)))
         return
-    rows = report(arguments.rows, arguments.repeat)
-    print(table(rows))
+    if arguments.only:
+        print(json.dumps(measure(arguments.only, arguments.size, arguments.method, arguments.device, arguments.target)))
+        return
+    methods = tuple(m for m in METHODS if not arguments.methods or m in {*arguments.methods, "network", "ours float32", "ours"})
+    result = report(arguments.rows, arguments.size, arguments.device, arguments.repeat, methods)
+    print(table(result))
+    if arguments.device.startswith("cuda"):
+        from gpu_checks import checks, text
+
+        result["checks"] = checks(arguments.device)
+        print(text(result["checks"]))
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": f"{os.cpu_count()} cores", "rows": rows}, indent=2) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

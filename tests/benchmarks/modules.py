@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,12 @@ PASSES = ("forward", "backward")
 
 @dataclass(frozen=True)
 class Problem:
-    """Two ways to one result, and the tensors it depends on (inputs and weights)."""
+    """Two ways to one result, the tensors it depends on (inputs and weights), and how many numbers the formula written out holds besides."""
 
     ours: Callable[[], Tensor]
     plain: Callable[[], Tensor]
     leaves: list[Tensor]
+    formula: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def cross_scale(edge: int) -> Problem:
     q = torch.randn(1, queries, queries, queries, 27 * 24) / 5
     k = torch.randn(1, keys**3, 27 * 24) / 5
     v = torch.randn(1, keys**3, 48, 6, 6, 6)
-    return problem(None, [q, k, v], lambda *t: cross_scale_attention(*t, 4), lambda *t: plain_cross_scale_attention(*t, 4))
+    both = problem(None, [q, k, v], lambda *t: cross_scale_attention(*t, 4), lambda *t: plain_cross_scale_attention(*t, 4))
+    return replace(both, formula=queries**3 * (keys**3 + 48 * 6**3))  # scores and output patches
 
 
 # --- DCAMSR: dual cross-attention ---------------------------------------------------------------------------------------------------------
@@ -260,11 +262,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     before = psutil.Process().memory_info().rss
     found, seconds = compute(task, arguments.side, arguments.which)
     peak = peak_bytes() - before
+    result = sum(t.nbytes for t in found)
     torch.save(found, arguments.target)
     del found
     for _ in range(arguments.repeat - 1):
         seconds = min(seconds, compute(task, arguments.side, arguments.which)[1])
-    return {"seconds": seconds, "mib": max(peak, 0) / 2**20}
+    return {"seconds": seconds, "mib": max(peak, 0) / 2**20, "beyond_mib": max(peak - result, 0) / 2**20, "formula_mib": 4 * task.formula / 2**20}
 
 
 def in_fresh_process(case: str, edge: int, which: str, side: str, arguments: argparse.Namespace, target: Path) -> dict[str, float] | None:
@@ -292,13 +295,16 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         targets = {side: Path(folder) / f"{side}.pt" for side in SIDES}
         for case in chosen:
-            for edge, which in itertools.product((*case.sizes, *(case.full if arguments.full else ())), PASSES):
+            sizes = (*case.sizes, *(case.full if arguments.full else ())) if arguments.size is None else (arguments.size,)
+            for edge, which in itertools.product(sizes, (arguments.which,) if arguments.which else PASSES):
                 print(f"{case.name}, {edge}, {which} ...", file=sys.stderr, flush=True)
                 found = {side: in_fresh_process(case.name, edge, which, side, arguments, targets[side]) for side in SIDES}
                 row: dict[str, Any] = {"case": case.name, "size": edge, "pass": which, **found}
                 if found["ours"] and found["plain"]:
                     row |= {f"times_{key}": found["plain"][key] / max(found["ours"][key], 1e-9) for key in ("seconds", "mib")}
                     row["deviation"] = deviation(targets["ours"], targets["plain"])
+                if found["ours"] and found["ours"]["formula_mib"] and which == "forward":
+                    row["formula_over_ours"] = found["ours"]["formula_mib"] / max(found["ours"]["beyond_mib"], 1.0)
                 rows.append(row)
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, threads {arguments.threads or 'all'}, torch {torch.__version__}"
     return {"machine": machine, "rows": rows}
@@ -316,6 +322,9 @@ def table(result: dict[str, Any]) -> str:
         agree = f"{row['deviation']:.1e}" if "deviation" in row else "failed"
         line = f"{row['case']:<24}{row['size']:>5}  {row['pass']:<9}{ours['seconds']:>9.3f}{plain['seconds']:>9.3f}{ratios[0]:>7}"
         lines.append(f"{line}{ours['mib']:>10.1f}{plain['mib']:>10.1f}{ratios[1]:>7}{agree:>11}")
+        if "formula_over_ours" in row:
+            beyond = f"beyond inputs and result: ours {ours['beyond_mib']:.0f} MiB, scores and output patches {ours['formula_mib']:.0f} MiB"
+            lines.append(f"{'':<31}{beyond}, {row['formula_over_ours']:.0f} times as much")
     return "\n".join(lines)
 
 
@@ -323,13 +332,14 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="also the large sizes (minutes, several GiB)")
+    parser.add_argument("--size", type=int, help="only this size")
     parser.add_argument("--case", default="", help="only cases whose name has this in it")
     parser.add_argument("--json", type=Path, help="also write the report there")
     parser.add_argument("--threads", type=int, default=0, help="0: all")
     parser.add_argument("--repeat", type=int, default=3, help="the fastest of so many runs counts")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--edge", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--which", choices=PASSES, help=argparse.SUPPRESS)
+    parser.add_argument("--which", choices=PASSES, help="only this pass")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--target", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

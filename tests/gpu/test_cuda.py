@@ -75,3 +75,9 @@ def test_networks_run_in_half_precision(name, kind):
         out = network(lr, reference=reference)
     assert out.dtype == kind
     assert torch.isfinite(out).all()
+
+
+def test_attention_over_the_whole_volume_is_that_of_the_cpu(low):
+    options = {"attention": "global", "precision": "float32", "tile": 16}
+    cpu, gpu = (super_resolve(low, "cftn-x2", device=device, **options).data for device in ("cpu", "cuda"))
+    assert np.abs(cpu - gpu).max() < 1e-3 * cpu.max()

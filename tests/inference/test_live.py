@@ -13,7 +13,7 @@ from napari_mrsr.errors import Cancelled
 from napari_mrsr.inference import Control, Progress, Rested, RunDone, RunOptions, RunStarted, TileDone, loop, run, super_resolve
 from napari_mrsr.inference.order import TileQueue, distance
 from napari_mrsr.inference.store import Store
-from napari_mrsr.inference.tiles import halves, make_planes, make_tiles, slabs
+from napari_mrsr.inference.tiles import halves, make_planes, make_tiles, slab
 from napari_mrsr.intensity import intensity_range
 
 
@@ -32,40 +32,58 @@ def watched(volume, model, at, axis=2, control=None, **options):
 
 def test_the_nearest_tile_comes_first_and_the_list_rules_without_a_focus():
     tiles = make_tiles([slice(0, 40)] * 3, (40, 40, 40), (10, 10, 10), 0, 1)
-    assert TileQueue(tiles).pop() is tiles[0]
+    assert TileQueue(tiles).pop() == [tiles[0]]
     at = [33.0, 5.0, 22.0]
     queue = TileQueue(tiles, lambda: at)
-    first = queue.pop()
+    (first,) = queue.pop()
     assert [s.start for s in first.core] == [30, 0, 20]
     at[:] = 0.0, 0.0, 0.0
-    assert queue.pop() is tiles[0]
-    seen = [distance(queue.pop(), at) for _ in range(len(queue))]
+    assert queue.pop() == [tiles[0]]
+    seen = [distance(queue.pop()[0], at) for _ in range(len(queue))]
     assert seen == sorted(seen)
 
 
 def test_planes_are_ordered_across_themselves():
     groups = make_planes(slice(0, 20), (30, 30, 20), 2, 4)
-    assert TileQueue(groups, lambda: (0.0, 0.0, 13.0)).pop().core[2] == slice(12, 16)
+    assert TileQueue(groups, lambda: (0.0, 0.0, 13.0)).pop()[0].core[2] == slice(12, 16)
 
 
-@pytest.mark.parametrize(("axis", "at"), [(0, 3.0), (1, 40.0), (2, 79.4)])
-def test_slabs_partition_the_region_and_the_first_holds_the_position(axis, at):
-    region = [slice(8, 80), slice(0, 88), slice(4, 80)]
-    blocks = slabs(region, axis, at, 4, 4)
-    count = np.zeros((100, 100, 100), int)
-    for block in blocks:
-        count[block] += 1
-    assert (count[tuple(region)] == 1).all()
-    assert count.sum() == np.prod([r.stop - r.start for r in region])
-    first = blocks[0][axis]
-    inside = min(max(at, region[axis].start), region[axis].stop - 1)
-    assert first.start - 4 <= inside < first.stop + 4
-    assert first.stop - first.start + 8 <= (region[axis].stop - region[axis].start) // 4 + 1
+@pytest.mark.parametrize(("axis", "at"), [(0, 8.0), (1, 40.0), (2, 79.4)])
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_a_slab_is_the_thinnest_block_of_the_lattice_that_holds_the_position(axis, at, multiple):
+    region = (slice(8, 80), slice(0, 88), slice(4, 80))
+    block = slab(region, axis, at, multiple)
+    assert [b == r for b, r in zip(block, region, strict=True)] == [a != axis for a in range(3)]
+    assert block[axis].start <= round(at) < block[axis].stop
+    assert block[axis].stop - block[axis].start <= multiple
+    (tile,) = make_tiles(block, (88, 88, 88), [100] * 3, multiple, multiple)
+    assert tile.size[axis] <= 3 * multiple
 
 
-def test_no_slab_where_margins_would_eat_it():
-    region = [slice(0, 30)] * 3
-    assert slabs(region, 2, 15, 4, 1) == [tuple(region)]
+def test_no_slab_outside_the_region():
+    assert slab((slice(8, 80),) * 3, 2, 4.0, 8) is None
+
+
+def test_tiles_that_another_one_covers_are_dropped():
+    whole, *parts = (make_tiles([slice(0, 20)] * 3, (20,) * 3, edge, 2, 1) for edge in ((20,) * 3, (20, 20, 10), (10, 20, 20)))
+    queue = TileQueue([*parts[0], *parts[1]])
+    assert queue.drop_inside(parts[0][0]) == [parts[0][0]]
+    assert len(queue) == 3
+    assert len(queue.drop_inside(whole[0])) == 3
+    assert len(queue) == 0
+
+
+def test_tiles_of_one_size_come_together():
+    tiles = make_tiles([slice(0, 35)] * 3, (35,) * 3, (10, 35, 35), 2, 1)
+    sizes = [t.size for t in tiles]
+    queue = TileQueue(tiles)
+    taken = []
+    while len(queue):
+        group = queue.pop(2)
+        assert len({t.size for t in group}) == 1
+        taken.append(len(group))
+    assert sum(taken) == len(sizes)
+    assert max(taken) == 2
 
 
 @pytest.mark.parametrize("stack", [None, 1])

@@ -14,7 +14,7 @@ from torch import nn
 from napari_mrsr.degradation import Degradation, degrade
 from napari_mrsr.degradation.matrices import bspline_matrix
 from napari_mrsr.errors import InputError, RunError
-from napari_mrsr.inference import RunDone, RunOptions, RunStarted, run, super_resolve
+from napari_mrsr.inference import Control, RunDone, RunOptions, RunStarted, run, super_resolve
 from napari_mrsr.inference.maps import Probe
 from napari_mrsr.intensity import intensity_range
 from napari_mrsr.networks import Architecture, MapInfo, create, register
@@ -410,3 +410,18 @@ def test_a_plane_too_large_is_said_before_anything_runs(make_volume, add, monkey
     low = degrade(make_volume((36, 40, 4)), Degradation(protocol="kspace", axis="S"))
     with pytest.raises(RunError, match="One slice needs"):
         super_resolve(low, add())
+
+
+def test_slices_at_once_are_planned_watched_or_asked_for_and_change_nothing(make_volume, add):
+    low, name = degrade(make_volume((24, 28, 60)), Degradation(protocol="kspace", axis="S")), add()
+    expected = super_resolve(low, name).data
+    control = Control()
+    control.look(tuple(low.affine[:3, 3]))
+    cases = (({}, None, 15), ({}, control, 20), ({"batch": 7}, None, 9), ({"batch": 7}, control, 9), ({"batch": 500}, None, 1))
+    for options, watching, groups in cases:
+        started, *_, last = run(low, RunOptions.create(model=name, skip_air=False, **options), control=watching)
+        assert started.tiles == groups
+        assert f"60 slices in {groups} groups" in started.plan
+        np.testing.assert_allclose(last.volume.data, expected, atol=1e-3)
+    with pytest.raises(InputError, match=r"sees whole slices; give the number at once \(batch\) in place of a tile size"):
+        super_resolve(low, name, tile=16)

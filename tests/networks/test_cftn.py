@@ -14,6 +14,7 @@ from napari_mrsr.errors import InputError
 from napari_mrsr.networks import create, get_architecture
 from napari_mrsr.networks.blocks.cross_scale import cross_scale_attention
 from napari_mrsr.networks.blocks.cross_scale_transformer import CrossScaleTransformer
+from napari_mrsr.networks.blocks.recording import Recorder
 from napari_mrsr.networks.blocks.resample import cubic_upsample, voxel_shuffle
 from napari_mrsr.networks.cftn import ABLATIONS, CFTN, MFEM, SAFM, WINDOW
 
@@ -307,9 +308,10 @@ def test_published_patch_has_the_published_sizes(monkeypatch):
     """26^3 at x2: 13^3 queries, 7^3 keys, 648 numbers each, values of 6^3 a channel."""
     seen = {}
 
-    def watched(q, k, v, stride, entropy):
+    def watched(q, k, v, stride, entropy, progress):
         seen.update(q=q.shape, k=k.shape, v=v.shape, stride=stride)
         assert entropy is None
+        assert progress is None
         return cross_scale_attention(q, k, v, stride)
 
     monkeypatch.setattr("napari_mrsr.networks.blocks.cross_scale_transformer.cross_scale_attention", watched)
@@ -637,3 +639,77 @@ def test_anchored_tiles_agree_with_the_whole(start, options, record_property):
 
 def test_a_tile_off_the_anchor_would_be_seen():
     assert windowed_error(32, anchored=False) > 5e-3
+
+
+# --- attention over a whole volume from its parts -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"fold": "mean"}, {"match": "cosine10"}, {"patch": 5}, {"patch": 4, "stride": 4}])
+@pytest.mark.parametrize(("scale", "size"), [(2, (23, 20, 17)), (3, (22, 13, 24)), (4, (17, 21, 8))])
+def test_parts_of_a_surveyed_volume_see_all_of_it(scale, size, options):
+    """Every part gives what the whole gives, but for the patches that its own cut ends would have to share with its neighbour."""
+    cst = make_cst(scale, **options)
+    x = torch.randn(1, 4, *size, dtype=torch.float64)
+    reach, checked = cst.patch, 0
+    with torch.no_grad():
+        whole = cst(x)
+        cst.survey(x)
+        torch.testing.assert_close(cst(x), whole, rtol=1e-12, atol=1e-12)
+        for start in itertools.product(*(range(0, n, 8) for n in size)):
+            part, inner = [], []
+            for s, n in zip(start, size, strict=True):
+                low, high = max(0, s - 8), min(n, s + 16)
+                part.append(slice(low, high))
+                inner.append(slice(low + (reach if low else 0), high - (reach if high < n else 0)))
+            cst.start = tuple(s.start for s in part)
+            out = cst(x[(..., *part)])
+            at = tuple(slice(scale * (i.start - p.start), scale * (i.stop - p.start)) for i, p in zip(inner, part, strict=True))
+            there = tuple(slice(scale * i.start, scale * i.stop) for i in inner)
+            torch.testing.assert_close(out[(..., *at)], whole[(..., *there)], rtol=1e-11, atol=1e-11)
+            checked += 1
+        assert checked > 3
+        cst.start = (0, 0, 0)
+        cst.forget()
+        torch.testing.assert_close(cst(x), whole, rtol=0, atol=0)
+
+
+def test_a_survey_takes_the_memory_it_says():
+    cst = make_cst(2, patch=3)
+    cst.survey(torch.randn(1, 4, 23, 20, 17, dtype=torch.float64))
+    assert sum(b.nbytes for b in cst.buffers()) == cst.survey_bytes((23, 20, 17), 8)
+    assert not any("of_all" in name for name in cst.state_dict())
+
+
+def test_the_input_of_the_attention_is_found_without_the_rest_of_the_network():
+    net = small_net(channels=4, mfem=("mid", "post"))
+    lr, seen = volume(9, 10, 11), []
+    net.tail.register_forward_hook(lambda *_: seen.append("tail"))
+    attention = net.cross_scale()
+    attention[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    name = attention[1].entrance
+    with torch.no_grad(), Recorder((name,), only=True) as recorder:
+        net(lr)
+    assert len(seen) == 1
+    torch.testing.assert_close(recorder.found[name].values, seen[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_long_attention_tells_its_progress_and_can_be_stopped_inside(share):
+    """The share grows to one; what the listener raises ends the computation at that very chunk."""
+    shares = []
+    q, k, v = torch.randn(1, 7, 5, 6, 8), torch.randn(1, 9, 8), torch.randn(1, 9, 2, 4, 4, 4)
+    cross_scale_attention(q, k, v, 2, 1000, progress=shares.append)
+    assert len(shares) > 10
+    assert shares == sorted(set(shares))
+    assert shares[-1] == 1.0
+    told = []
+
+    def stop(done):
+        told.append(done)
+        if done > share:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cross_scale_attention(q, k, v, 2, 1000, progress=stop)
+    assert told == shares[: len(told)]
+    assert len(told) < len(shares)

@@ -144,3 +144,11 @@ def test_shipped_x2_is_four_decibels_above_cubic(subject):
 def test_shipped_x2_is_four_decibels_above_cubic_in_the_mean():
     gains = [scores.psnr[name] - scores.psnr["cubic"] for name, scores in map(clean_scores, ("nvn", "arc2017"))]
     assert sum(gains) / 2 >= 4
+
+
+def test_a_domain_tells_targets_from_guides():
+    domain = Domain(contrasts=("T2w guided by T1w or FLAIR", "T2w", "PDw guided by T1w"))
+    assert domain.targets == ("T2w", "PDw")
+    assert domain.guides == ("T1w", "FLAIR")
+    assert Domain(contrasts=("T1w",)).guides == ()
+    assert Domain().targets == ()

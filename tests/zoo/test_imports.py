@@ -209,8 +209,8 @@ def test_our_weights_without_their_card_are_named(ours, folder):
 
 def test_a_training_checkpoint_gets_its_command(tmp_path, folder):
     state = create("cftn", 2, **SMALL).state_dict()
-    parts = {"seconds": 1.0, "best_psnr": 30.0, "optimiser": {}, "rng": torch.get_rng_state()}
-    content = {"recipe": {"name": "mine"}, "recipe_hash": "abc", "step": 3, "best": state, "network": state, "averaged": state, **parts}
+    parts = {"seconds": 1.0, "best_score": 30.0, "players": {"network": {"network": state, "optimiser": {}}}, "rng": torch.get_rng_state()}
+    content = {"recipe": {"name": "mine"}, "stage": "super-resolution", "hash": "abc", "step": 3, "best": state, "averaged": state, **parts}
     torch.save(content, tmp_path / "mine-abc.pt")
     text = refused(folder, "is a training checkpoint of napari-mrsr (mine)", tmp_path / "mine-abc.pt")
     assert "napari-mrsr train RECIPE --resume" in text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -10,12 +10,18 @@ from torch import Tensor
 
 from napari_mrsr.networks.blocks.patches import extract_patches, fold_patches
 
-CHUNK_ELEMENTS = 2**23
-"""Scores plus output patch values held at once; 32 MiB in float32."""
+CHUNK_ELEMENTS, CHUNK_ELEMENTS_GPU = 2**23, 2**27
+"""Scores plus output patch values held at once; 32 MiB in float32, and 512 MiB on graphics processors, which need more work at a time."""
 
 
 def cross_scale_attention(
-    q: Tensor, k: Tensor, v: Tensor, stride: int, chunk_elements: int = CHUNK_ELEMENTS, entropy: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    stride: int,
+    chunk_elements: int | None = None,
+    entropy: Tensor | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Tensor:
     """Weighted sum of value patches per query patch, folded onto the fine grid (CFTN eq. 6 to 8 and the fold).
 
@@ -31,16 +37,19 @@ def cross_scale_attention(
         Value patches on the fine grid.
     stride : int
         Fine-grid distance between neighbouring queries.
-    chunk_elements : int
+    chunk_elements : int, optional
         Bound on scores and output values held at once.
     entropy : (B, nx, ny, nz) tensor, optional
         Filled with the entropy of each query's weights, ``-sum_j w_ij log w_ij`` in nats.
+    progress : callable, optional
+        Told the share of the queries that is done after every chunk; what it raises ends the computation.
 
     Returns
     -------
     (B, C, (nx-1) stride + P, ...) tensor
     """
-    result: Tensor = _Streamed.apply(q, k, v, stride, chunk_elements, entropy)  # type: ignore[no-untyped-call]
+    budget = chunk_elements or (CHUNK_ELEMENTS if q.device.type == "cpu" else CHUNK_ELEMENTS_GPU)
+    result: Tensor = _Streamed.apply(q, k, v, stride, budget, entropy, progress)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -69,7 +78,16 @@ def _weights(q: Tensor, k: Tensor) -> Tensor:
 
 class _Streamed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, stride: int, chunk_elements: int, entropy: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        stride: int,
+        chunk_elements: int,
+        entropy: Tensor | None,
+        progress: Callable[[float], None] | None,
+    ) -> Tensor:
         b, nx, ny, nz, _ = q.shape
         keys, channels, patch = v.shape[1:4]
         flat = v.reshape(b, keys, -1)
@@ -83,6 +101,11 @@ class _Streamed(torch.autograd.Function):
                     entropy[:, x, y] = torch.special.entr(weights).sum(-1).view(part.shape[:4])
                 patches = (weights.to(v.dtype) @ flat).view(*part.shape[:4], channels, patch, patch, patch)
                 fold_patches(patches, _window(out, x, y, stride, patch), stride)
+                del weights, patches  # before the next chunk asks for its own
+                if progress is not None:
+                    if out.is_cuda:  # else all chunks are handed over before anybody is asked
+                        torch.cuda.synchronize(out.device)
+                    progress((x.start * ny + (x.stop - x.start) * y.stop) / (nx * ny))
         ctx.save_for_backward(q, k, v)
         ctx.stride, ctx.chunk_elements = stride, chunk_elements
         return out
@@ -110,7 +133,7 @@ class _Streamed(torch.autograd.Function):
                 grad_s = weights * (grad_w - (grad_w * weights).sum(-1, keepdim=True))
                 grad_q[:, x, y] = (grad_s @ k.to(wide)).to(q.dtype).view_as(part)
                 grad_k += grad_s.transpose(1, 2) @ rows.to(wide)
-        return grad_q, grad_k.to(k.dtype), grad_v.view_as(v), None, None, None
+        return grad_q, grad_k.to(k.dtype), grad_v.view_as(v), None, None, None, None
 
 
 def _window(volume: Tensor, x: slice, y: slice, stride: int, patch: int) -> Tensor:

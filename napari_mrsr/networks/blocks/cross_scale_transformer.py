@@ -1,9 +1,9 @@
-"""CST: CFTN's cross-scale transformer, over the whole input or window by window, and the maps of what it attends to."""
+"""CST: CFTN's cross-scale transformer, over its input, window by window, or from tiles over a whole volume; and maps of what it attends to."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -56,6 +56,10 @@ class CrossScaleTransformer(nn.Module):
         each side.
     suffix : str
         Ending of the names of its maps, where a network has several.
+    start : three ints
+        After :meth:`survey`: where the input that comes next begins in the whole volume, multiples of q.
+    on_chunk : callable or None
+        Told the share that is done of a long computation, again and again; what it raises ends the computation.
 
     Raises
     ------
@@ -79,9 +83,49 @@ class CrossScaleTransformer(nn.Module):
         self.embed_k = nn.Conv3d(channels, embed_channels, 1)
         self.window: int | None = None
         self.suffix = ""
+        self.start: tuple[int, ...] = (0, 0, 0)
+        self.on_chunk: Callable[[float], None] | None = None
+        self._keys_of_all: Tensor
+        self._values_of_all: Tensor
+        self._surveyed: tuple[int, ...] = ()
+        # Buffers, so that they follow the module to another device.
+        self.register_buffer("_keys_of_all", torch.empty(0), persistent=False)
+        self.register_buffer("_values_of_all", torch.empty(0), persistent=False)
+
+    @property
+    def entrance(self) -> str:
+        """Name under which a :class:`Recorder` finds the input of this module; the network goes no further than this if nothing else is wanted."""
+        return f"cst-input{self.suffix}"
+
+    def survey(self, features: Tensor) -> None:
+        """Let every query of the inputs to come see a whole volume, of which they are parts (:attr:`start`).
+
+        Parameters
+        ----------
+        features : (1, C, X, Y, Z) tensor
+            Input of this module over the whole volume.
+        """
+        filled = self._filled(features)
+        keys = self._keys(filled)
+        self._surveyed = (*features.shape[2:], *filled.shape[2:], *keys.shape[1:4])
+        self._keys_of_all, self._values_of_all = keys.flatten(1, 3), self._values(filled)
+
+    def forget(self) -> None:
+        """Undo :meth:`survey`."""
+        self._surveyed, self._keys_of_all, self._values_of_all = (), torch.empty(0), torch.empty(0)
+
+    def survey_bytes(self, size: Sequence[int], itemsize: int = 4) -> int:
+        """Memory that keys and values of a volume of `size` LR voxels take."""
+        counts = (math.ceil(math.ceil(n / self.scale) / self.stride) for n in size)
+        channels = [next(e.parameters()).shape[0] for e in (self.embed_k, self.embed_v)]
+        return itemsize * math.prod(counts) * (channels[0] * self.patch**3 + channels[1] * (self.scale * self.patch) ** 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, X, Y, Z) to (B, C, rX, rY, rZ)."""
+        if recorder := wanted(self.entrance):
+            recorder.keep(self.entrance, x)
+        if self._surveyed:
+            return self._in_volume(x)
         if self.window is None or max(x.shape[2:]) <= 3 * self.window:
             return self._whole(x)
         return self._in_windows(x, self.window)
@@ -96,9 +140,35 @@ class CrossScaleTransformer(nn.Module):
             self._keep_row(recorder, queries[(recorder.item, *patch)], keys[recorder.item], filled.shape[2:], [0, 0, 0])
         recorder = wanted(f"cst-entropy{self.suffix}")
         entropy = _room_for_entropies(queries) if recorder else None
-        out = cross_scale_attention(queries, keys.flatten(1, 3), self._values(filled), r * self.stride, entropy=entropy)
+        out = cross_scale_attention(queries, keys.flatten(1, 3), self._values(filled), r * self.stride, entropy=entropy, progress=self.on_chunk)
         if recorder and entropy is not None:
             self._keep_entropy(recorder, entropy, math.prod(keys.shape[1:4]), left, size)
+        x0, y0, z0 = (r * n for n in left)
+        return self._normalise(out)[:, :, x0 : x0 + r * size[0], y0 : y0 + r * size[1], z0 : z0 + r * size[2]]
+
+    def _in_volume(self, x: Tensor) -> Tensor:
+        """Queries of a part among keys and values of the whole volume, where they would lie if all of it came at once."""
+        p, q, r, size = self.patch, self.stride, self.scale, x.shape[2:]
+        keys, values = self._keys_of_all, self._values_of_all
+        left, _ = _same_padding(self._surveyed[:3], p, q)
+        padding: list[int] = []
+        for n, whole, start, low in zip(size, self._surveyed[:3], self.start, left, strict=True):
+            # Patches that reach past the end of the whole volume are as many as there.
+            count = math.ceil(whole / q) - start // q if start + n == whole else (n - 1 + low) // q + 1
+            padding = [low, (count - 1) * q + p - n - low, *padding]
+        queries = extract_patches(F.pad(self.embed_q(x), padding), p, q).flatten(4)
+        if recorder := wanted(f"cst-attention{self.suffix}"):
+            patch = self._nearest_query(recorder, left, queries.shape[1:4])
+            row_keys = keys[0].view(*self._surveyed[6:], -1)
+            self._keep_row(recorder, queries[(recorder.item, *patch)], row_keys, self._surveyed[3:6], [-s for s in self.start])
+        recorder = wanted(f"cst-entropy{self.suffix}")
+        entropy = _room_for_entropies(queries) if recorder else None
+        b = x.shape[0]
+        out = cross_scale_attention(
+            queries, keys.expand(b, -1, -1), values.expand(b, *values.shape[1:]), r * q, entropy=entropy, progress=self.on_chunk
+        )
+        if recorder and entropy is not None:
+            self._keep_entropy(recorder, entropy, keys.shape[1], left, size)
         x0, y0, z0 = (r * n for n in left)
         return self._normalise(out)[:, :, x0 : x0 + r * size[0], y0 : y0 + r * size[1], z0 : z0 + r * size[2]]
 
