@@ -33,11 +33,14 @@ screenshots:  ## the pictures in README
 # Folder of the training and test volumes.
 DATA ?= ../shared/data
 
-zoo:  ## train the shipped weights (resumes) and fill their cards; nothing else should run beside it
+ZOO := cftn_x2 cftn_x3 fdvit_x2 fdvit_x4 dcamsr_x2 dcamsr_x4 cohft_x2 cohft_x3 cohft_x4 transmrsr_x4 transmrsr_x8
+
+zoo:  ## train the shipped weights and fill their cards; what is there is left, what was interrupted goes on. One core each: nothing else should need it
 	@.ci/setup pyqt5
-	$(BIN)/napari-mrsr train resources/recipes/cftn_x2_compact.yaml --data $(DATA) -o resources/weights --overwrite --resume
-	$(BIN)/napari-mrsr evaluate cftn-x2 --card --noise 0 --noise 1 --noise 3 --noise 5 \
-	    --data $(DATA)/t1_3d/test/sub-nvn/sub-nvn_T1w.nii.gz --data $(DATA)/t1_3d/test/sub-arc2017/sub-arc2017_T1w.nii.gz
+	for recipe in $(ZOO); do \
+	    $(BIN)/napari-mrsr train resources/recipes/$${recipe}_compact.yaml --data $(DATA) -o resources/weights --overwrite --resume && \
+	    $(BIN)/napari-mrsr evaluate $${recipe//_/-} --card --missing --noise 0 --noise 1 --noise 3 --noise 5 --data $(DATA) || exit 1; \
+	done
 
 clean:
 	rm -rf .venv build dist *.egg-info

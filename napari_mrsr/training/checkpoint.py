@@ -13,7 +13,7 @@ from napari_mrsr.errors import InputError
 from napari_mrsr.io import write_whole
 from napari_mrsr.io.torch_files import read_torch_file
 
-PARTS = ("recipe", "recipe_hash", "step", "seconds", "best_psnr", "best", "network", "averaged", "optimiser", "rng")
+PARTS = ("recipe", "stage", "hash", "step", "seconds", "pieces", "stale", "gained_from", "best_score", "best", "averaged", "players", "rng", "origin")
 """What a training state holds."""
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from napari_mrsr.degradation import Degradation, degrade
+from napari_mrsr.degradation import Degradation, degrade, get_protocol
 from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation import compare
 from napari_mrsr.inference import super_resolve
 from napari_mrsr.io import write_json
-from napari_mrsr.training.data import Study, load_study, subject
+from napari_mrsr.training.data import Study, find_volumes, load_study, subject
 from napari_mrsr.training.recipe import DataPart
 from napari_mrsr.volume import Volume
 from napari_mrsr.zoo import Card, Quality, get_card, list_models
@@ -37,7 +37,7 @@ def evaluate_model(model: str, paths: Sequence[Path], noise: Sequence[float], ca
     ----------
     model : str
     paths : sequence of Path
-        High-resolution volumes of people the model was not trained on.
+        High-resolution volumes of people the model was not trained on; a folder stands for the test volumes of the model's recipe below it.
     noise : sequence of float
         Rician noise levels in percent.
     card_command : str, optional
@@ -51,24 +51,26 @@ def evaluate_model(model: str, paths: Sequence[Path], noise: Sequence[float], ca
     Raises
     ------
     InputError
-        If a volume was used in training.
+        If a volume was used in training, or a folder is given and the recipe names no test volumes.
     """
     card = get_card(model)
     if card_command is not None and not card.learned:
         raise InputError(f"{model} has no card file to write a table into; leave --card out.")
     known = {entry.subject for entry in card.data}
     data = _data(card)
+    degradation = Degradation.create(protocol=card.protocol or "gaussian", scale=card.scale or 2)
     table: list[Quality] = []
-    for path in paths:
+    for path in _volumes(card, paths):
         if subject(path) in known:
             raise InputError(f"{path.name}: {subject(path)} was used to train or choose {model}; give people it never saw.")
         study = load_study(path, data, require_reference=card.reference == "needed")
+        truth = _even(study.image, degradation)
         entries = _entries(card, study)
         yield f"{'volume':<14}{'noise':>6}  " + "".join(f"{e.name:>{WIDTH}}" for e in entries)
         for level in noise:
-            low = degrade(study.image, Degradation.create(protocol=card.protocol or "gaussian", scale=card.scale or 2, noise=level))
+            low = degrade(truth, degradation.model_copy(update={"noise": level}))
             volumes = [super_resolve(low, e.model, reference=e.reference).replace(name=e.name) for e in entries]
-            scores = compare(study.image, volumes, convention=CONVENTION).results
+            scores = compare(truth, volumes, convention=CONVENTION).results
             table.append(
                 Quality(
                     subject=subject(path),
@@ -86,10 +88,30 @@ def evaluate_model(model: str, paths: Sequence[Path], noise: Sequence[float], ca
         yield f"written: {path} ({time.strftime('%Y-%m-%d')})"
 
 
+def _volumes(card: Card, paths: Sequence[Path]) -> list[Path]:
+    patterns = card.recipe.get("data", {}).get("test", ())
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir() and not patterns:
+            raise InputError(f"{card.name} does not tell its test volumes; give files, not the folder {path}.")
+        found += find_volumes(path, patterns) if path.is_dir() else [path]
+    return found
+
+
+def _even(truth: Volume, degradation: Degradation) -> Volume:
+    """Truth without the last few voxels that would put a k-space crop's result between its voxels: scores should not hang on interpolation."""
+    protocol = get_protocol(degradation.protocol)
+    if protocol.alignment != "kspace":
+        return truth
+    factors = protocol.scale_per_axis(degradation.scale, degradation.slice_axis(truth))
+    return truth.crop([slice(0, int(n - n % (2 * f))) if f > 1 else slice(None) for n, f in zip(truth.shape, factors, strict=True)])
+
+
 def _data(card: Card) -> DataPart:
-    """How the model's own volumes were read: reference contrasts beside them, reduction in plane."""
+    """How the model's own volumes were read: reference contrasts beside them, registered or not, reduction in plane."""
     recorded = card.recipe.get("data", {})
-    return DataPart(train=(), validation=(), references=recorded.get("references", ()), in_plane=recorded.get("in_plane"))
+    kept = {key: recorded[key] for key in ("references", "register_references", "in_plane") if key in recorded}
+    return DataPart(train=(), **kept)
 
 
 def _entries(card: Card, study: Study) -> list[_Entry]:

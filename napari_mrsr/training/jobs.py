@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,36 @@ import numpy as np
 import torch
 
 from napari_mrsr.errors import InputError
-from napari_mrsr.io import make_folder, read_volume, require_writable, write_json
+from napari_mrsr.io import make_folder, require_writable, write_json
 from napari_mrsr.networks import Architecture, create, get_architecture
-from napari_mrsr.training.data import find_volumes, subject
-from napari_mrsr.training.loop import StepDone, TrainingDone, TrainingStarted, ValidationDone, train
-from napari_mrsr.training.recipe import Recipe
-from napari_mrsr.zoo import Card, Domain, TrainingData, save_weights, sha256_of, user_weights_folder
+from napari_mrsr.training.data import subject
+from napari_mrsr.training.domain import trained_domain
+from napari_mrsr.training.events import (
+    Event,
+    Noticed,
+    StageDone,
+    StageScored,
+    StageStarted,
+    StepDone,
+    TrainingDone,
+    TrainingStarted,
+    ValidationDone,
+)
+from napari_mrsr.training.loop import train
+from napari_mrsr.training.parallel import Machines, is_main_process
+from napari_mrsr.training.recipe import Recipe, VitStage
+from napari_mrsr.training.sources import Split, find_split
+from napari_mrsr.training.stages import NAME, all_splits
+from napari_mrsr.zoo import Card, TrainingData, save_weights, sha256_of, user_weights_folder
+from napari_mrsr.zoo.cards import read_card
 
 REPORT_STEPS = 50
 CONVENTION = "mrsr-1"
 
 
-def train_to_files(recipe: Recipe, output: Path | None, *, resume: bool, accelerator: str, overwrite: bool, say: Callable[[str], None]) -> list[Path]:
+def train_to_files(
+    recipe: Recipe, output: Path | None, *, resume: bool, machines: Machines, overwrite: bool, say: Callable[[str], None], stage: str | None = None
+) -> list[Path]:
     """Train by a recipe and write weights and card.
 
     Parameters
@@ -31,47 +49,94 @@ def train_to_files(recipe: Recipe, output: Path | None, *, resume: bool, acceler
     output : Path or None
         Folder; None takes the user's model folder.
     resume : bool
-        Go on from the recipe's checkpoint in ``runs/``, where there is one.
-    accelerator : str
-        auto, cpu, cuda, mps.
+        Go on from the recipe's checkpoints in ``runs/``, where there are any; finished weights of this very recipe are left as they are.
+    machines : Machines
+        Where to train.
     overwrite : bool
-        Replace weights of the same name.
+        Replace weights of the same name, and checkpoints of the same recipe.
     say : callable
         Gets one line of text now and then.
+    stage : str, optional
+        Train this stage alone.
 
     Returns
     -------
     list of Path
-        Weights and card.
+        Weights and card, or the result of the stage; none in processes that only help the main one.
     """
     folder = make_folder(output or user_weights_folder())
-    weights, card_path = folder / f"{recipe.name}.safetensors", folder / f"{recipe.name}.json"
-    for path in (weights, card_path):
-        require_writable(path, overwrite)
+    if resume and stage is None and (finished := _finished(recipe, folder)):
+        say(f"{recipe.name} was trained by this recipe already.")
+        return finished
+    for path in (folder / f"{recipe.name}.safetensors", folder / f"{recipe.name}.json"):
+        if stage in (None, NAME):
+            require_writable(path, overwrite)
     checkpoint = make_folder("runs") / f"{recipe.name}-{recipe.hash}.pt"
-    done = None
-    for event in train(recipe, checkpoint, resume and checkpoint.exists(), accelerator=accelerator):
-        if isinstance(event, TrainingDone):
-            done = event
-        elif (text := _line(event, recipe)) is not None:
+    end, steps = None, recipe.steps
+    for event in train(recipe, checkpoint, resume, stage=stage, overwrite=overwrite, machines=machines):
+        if isinstance(event, TrainingDone | StageDone):
+            end = event
+        if isinstance(event, StageStarted):
+            steps = event.steps
+        if (text := _line(event, steps)) is not None:
             say(text)
-    if done is None or not np.isfinite(done.psnr):
+    if not is_main_process():
+        return []
+    if isinstance(end, StageDone) and end.path is not None:
+        return [end.path]
+    if not isinstance(end, TrainingDone):
         raise InputError("The training ended before its first validation; let it run longer.")
+    return write_model(end, folder, overwrite)
+
+
+def _finished(recipe: Recipe, folder: Path) -> list[Path]:
+    """Weights and card that this recipe made, where they are whole; else nothing."""
+    weights, card_path = folder / f"{recipe.name}.safetensors", folder / f"{recipe.name}.json"
+    if not (weights.is_file() and card_path.is_file()):
+        return []
+    card = read_card(card_path)
+    return [weights, card_path] if (card.recipe_hash, card.sha256) == (recipe.hash, sha256_of(weights)) else []
+
+
+def write_model(done: TrainingDone, folder: Path, overwrite: bool) -> list[Path]:
+    """Weights and card of a finished training, as files of the recipe's name.
+
+    Raises
+    ------
+    InputError
+        If nothing was validated.
+    OutputError
+        If a file exists, or the folder or disk refuses.
+    """
+    recipe = done.recipe
+    if not np.isfinite(done.psnr):
+        raise InputError("The training ended before its first validation; let it run longer.")
+    weights, card_path = folder / f"{recipe.name}.safetensors", folder / f"{recipe.name}.json"
+    kind = {"float32": torch.float32, "float16": torch.float16}[recipe.storage]
+    stored = {k: v.to(kind) if v.is_floating_point() else v for k, v in done.weights.items()}
     card = make_card(done)
-    save_weights(done.weights, weights, {"name": recipe.name, "architecture": recipe.network.name, "recipe": recipe.hash}, overwrite)
+    save_weights(stored, weights, {"name": recipe.name, "architecture": recipe.network.name, "recipe": recipe.hash}, overwrite)
     card = card.model_copy(update={"weights": weights.name, "sha256": sha256_of(weights), "size": weights.stat().st_size})
     write_json(card.model_dump(mode="json"), card_path, overwrite)
     return [weights, card_path]
 
 
-def _line(event: Any, recipe: Recipe) -> str | None:
+def _line(event: Event, steps: int) -> str | None:
+    if isinstance(event, StageStarted):
+        return f"stage {event.index + 1} of {event.count}: {event.name}, {event.steps} steps"
+    if isinstance(event, StageScored):
+        return f"step {event.step}: {event.measure} {event.score:.2f}{' *' if event.best else ''}"
+    if isinstance(event, StageDone):
+        return f"stage {event.name} is done: {event.path}"
+    if isinstance(event, Noticed):
+        return f"warning: {event.message}"
     if isinstance(event, TrainingStarted):
         return f"{event.parameters:,} parameters, {len(event.train)} training volumes, cubic validates at {event.cubic:.2f} dB"
     if isinstance(event, ValidationDone):
         return f"step {event.step}: validation {event.psnr:.2f} dB ({CONVENTION}){' *' if event.best else ''}"
     if isinstance(event, StepDone) and event.step % REPORT_STEPS == 0:
         terms = ", ".join(f"{k} {v:.5f}" for k, v in event.losses.items())
-        return f"step {event.step} of {recipe.steps}: {terms} ({event.seconds:.0f} s)"
+        return f"step {event.step} of {steps}: {terms} ({event.seconds:.0f} s)"
     return None
 
 
@@ -81,15 +146,8 @@ def make_card(done: TrainingDone) -> Card:
     architecture = get_architecture(recipe.network.name)
     network = create(recipe.network.name, recipe.network.scale, **recipe.network.options)
     network.load_state_dict(done.weights)
-    data, sizes = [], []
-    for use, patterns in (("train", recipe.data.train), ("validation", recipe.data.validation)):
-        for path in find_volumes(recipe.data.root, patterns):
-            person = subject(path)
-            data.append(TrainingData(subject=person, file=path.name, licence=recipe.data.licences.get(person, ""), use=use))
-            if use == "train":
-                sizes += [v * recipe.degradation.scale for v in read_volume(path).voxel_size]
+    split = find_split(recipe)
     seen = ", ".join(recipe.data.contrasts) or "contrast not named"
-    threads = torch.get_num_threads()
     return Card(
         name=recipe.name,
         title=f"{architecture.title} x{recipe.network.scale}",
@@ -103,21 +161,59 @@ def make_card(done: TrainingDone) -> Card:
         **_halo(architecture, network),
         uses_noise=bool(recipe.network.options.get("noise_channel")),
         reference=architecture.reference,
-        domain=Domain(
-            contrasts=recipe.data.contrasts, voxel_size=(round(min(sizes), 3), round(max(sizes), 3)), noise=(0.0, recipe.augmentation.noise)
-        ),
-        data=tuple(data),
-        recipe=recipe.model_dump(mode="json", exclude={"data": {"root"}}),
+        domain=trained_domain(recipe, split.train),
+        data=_data(done),
+        recipe=_shareable(recipe),
         recipe_hash=recipe.hash,
         commit=_commit(),
         seed=recipe.seed,
-        training=f"{done.step} steps in {done.minutes:.0f} minutes on {threads} threads; best validation {done.psnr:.2f} dB ({CONVENTION})",
+        training="; ".join(_history(done, split)),
         limits=(
             "Not for diagnosis: structures finer than the input's voxels are estimated, not measured.",
             f"Trained on few people ({seen}); other contrasts, pathology and body parts are unseen.",
             f"Expects an input that is blurred and sampled like protocol {recipe.degradation.protocol}; other inputs gain less.",
         ),
     )
+
+
+def _shareable(recipe: Recipe) -> dict[str, Any]:
+    """Values of a recipe without anybody's folders."""
+    values = recipe.model_dump(mode="json", exclude={"data": {"root"}})
+    for part, name in ((values, "start"), (values["loss"], "vgg"), *((stage, "unetr") for stage in values["stages"])):
+        if part.get(name):
+            part[name] = Path(part[name]).name
+    return values
+
+
+def _data(done: TrainingDone) -> tuple[TrainingData, ...]:
+    """Volumes of all stages, and those that the starting weights have seen."""
+    recipe = done.recipe
+    found = {(d.file, d.use): d for d in done.start.data} if done.start else {}
+    for split in all_splits(recipe):
+        for use, paths in (("train", split.train), ("validation", split.validation)):
+            for path in paths:
+                person = subject(path)
+                found[path.name, use] = TrainingData(subject=person, file=path.name, licence=recipe.data.licences.get(person, ""), use=use)
+    return tuple(sorted(found.values(), key=lambda d: d.use != "train"))
+
+
+def _history(done: TrainingDone, split: Split) -> Iterator[str]:
+    """How the weights came to be, in short phrases."""
+    recipe = done.recipe
+    if done.start:
+        yield f"started from {done.start.name}, sha256 {done.start.sha256}"
+    for part in recipe.stages:
+        how = f", pretext {part.pretext}" if isinstance(part, VitStage) else ""
+        yield f"stage {part.name}{how}: {part.steps} steps, sha256 {done.stages[part.name]}"
+    threads = torch.get_num_threads()
+    yield f"{done.step} steps in {done.minutes:.0f} minutes on {threads} threads"
+    yield f"best validation {done.psnr:.2f} dB ({CONVENTION})"
+    if recipe.loss.kind == "fdvit" and recipe.loss.weights.get("pixel"):
+        yield f"loss with a pixel term (weight {recipe.loss.weights['pixel']:g}), which the paper's has not"
+    if split.note:
+        yield split.note
+    if done.note:
+        yield done.note
 
 
 NEGLIGIBLE = 5e-3

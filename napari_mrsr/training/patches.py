@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +15,25 @@ from napari_mrsr.degradation import add_rician_noise, degrade, get_protocol
 from napari_mrsr.grid import SamplingGrid
 from napari_mrsr.intensity import foreground_mask, intensity_range, require_content
 from napari_mrsr.networks import create
-from napari_mrsr.training.augment import vary
+from napari_mrsr.training.augment import blur_width, brightness, noise_level, vary
 from napari_mrsr.training.data import Pair, Study
+from napari_mrsr.training.preview import Slab
 from napari_mrsr.training.recipe import Recipe
-from napari_mrsr.training.validation import Fit, ValidationCase
+from napari_mrsr.training.validation import Fit, ValidationCase, score_classic
 
+Block = NDArray[np.float32]
 FOREGROUND_TRIES = 20
 """Places tried for a patch with enough tissue; the fullest is taken where none has it."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A study in units of its range, padded by the margins, and where its tissue is (in voxels without padding)."""
+
+    image: Block
+    mask: NDArray[np.bool_]
+    centres: NDArray[np.int32]
+    low: Block | None
 
 
 class PatchSampler:
@@ -34,71 +48,87 @@ class PatchSampler:
 
     def __init__(self, recipe: Recipe, studies: Sequence[Study]) -> None:
         self.recipe = recipe
-        scale = recipe.degradation.scale
+        self.scale = recipe.degradation.scale
         self.protocol = get_protocol(recipe.degradation.protocol)
         self.margin = recipe.patches.margin
-        self._lr_edge = recipe.patches.size + 2 * self.margin
-        self._images: list[NDArray[np.float32]] = []
-        self._masks: list[NDArray[np.bool_]] = []
-        self._centres: list[NDArray[np.int32]] = []
-        hr_size, hr_margin = recipe.patches.size * scale, self.margin * scale
-        for volume in (study.image for study in studies):
-            require_content(volume.data, volume.name)
-            mask = foreground_mask(volume.data)
-            image = volume.data.astype(np.float32) / intensity_range(volume.data, mask)
-            # Mirrored as the degradation mirrors, so that patches at the border are degraded as the whole volume is.
-            padding = [(hr_margin, hr_margin + max(0, hr_size - n)) for n in image.shape]
-            self._images.append(np.pad(image, padding, mode="symmetric"))
-            self._masks.append(np.pad(mask, padding, mode="symmetric"))
-            centres = np.argwhere(mask)
-            self._centres.append(centres[:: max(1, len(centres) // 200_000)].astype(np.int32))
+        self._ready = [self._prepare(study) for study in studies]
 
-    def batch(self, step: int) -> Pair:
-        """Batch of one step."""
-        items = [self._item(np.random.default_rng([self.recipe.seed, step, i])) for i in range(self.recipe.patches.batch)]
-        lr, hr, levels = zip(*items, strict=True)
+    def _prepare(self, study: Study) -> _Ready:
+        volume, low = study.image, study.low
+        require_content(volume.data, volume.name)
+        mask = foreground_mask(volume.data)
+        value_range = intensity_range(volume.data, mask)
+        centres = np.argwhere(mask)
+        return _Ready(
+            image=self._padded(volume.data.astype(np.float32) / value_range, self.scale),
+            mask=self._padded(mask, self.scale),
+            centres=centres[:: max(1, len(centres) // 200_000)].astype(np.int32),
+            low=None if low is None else self._padded(low.data.astype(np.float32) / np.float32(value_range), 1),
+        )
+
+    def _padded(self, array: NDArray[Any], scale: int) -> NDArray[Any]:
+        """Mirrored as the degradation mirrors, so that patches at the border are degraded as the whole volume is."""
+        margin, size = self.margin * scale, self.recipe.patches.size * scale
+        return np.pad(array, [(margin, margin + max(0, size - n)) for n in array.shape], mode="symmetric")
+
+    def batch(self, step: int, items: Sequence[int] | None = None) -> Pair:
+        """Batch of one step, or only some samples of it."""
+        chosen = range(self.recipe.patches.batch) if items is None else items
+        drawn = [self._item(np.random.default_rng([self.recipe.seed, step, i])) for i in chosen]
+        lr, hr, levels = zip(*drawn, strict=True)
         return Pair(_stack(lr), _stack(hr), torch.tensor(levels, dtype=torch.float32).view(-1, 1, 1, 1, 1))
 
-    def _item(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
+    def _item(self, rng: np.random.Generator) -> tuple[Block, Block, float]:
         recipe, aug = self.recipe, self.recipe.augmentation
-        index = int(rng.integers(len(self._images)))
-        hr = self._crop(index, rng)
-        hr = self._turn(hr, rng)
-        hr = vary(hr, aug, rng)
-        scale = self.protocol.scale_per_axis(recipe.degradation.scale, slice_axis=2)
-        grid = SamplingGrid.from_fine(hr.shape, scale, self.protocol.alignment)
-        lr = self.protocol.operator(grid).image(hr)
-        level = float(rng.uniform(0, aug.noise / 100)) if aug.noise and rng.random() < aug.noise_probability else 0.0
+        hr, lr = self._crop(self._ready[int(rng.integers(len(self._ready)))], rng)
+        hr, lr = self._turn(hr, lr, rng)
+        if lr is None:
+            hr = vary(hr, aug, rng)
+            grid = SamplingGrid.from_fine(hr.shape, (self.scale,) * 3, self.protocol.alignment)
+            lr = self.protocol.operator(grid, blur_width(aug, rng)).image(hr)
+        elif aug.intensity:
+            gain = brightness(aug, rng)
+            hr, lr = hr * gain, lr * gain
+        level = noise_level(aug, rng)
         if level:
             lr = add_rician_noise(lr, level, rng)
-        inner_lr = tuple(slice(self.margin, self.margin + recipe.patches.size) for _ in range(3))
-        inner_hr = tuple(slice(round(s.start * k), round(s.stop * k)) for s, k in zip(inner_lr, scale, strict=True))
-        return np.ascontiguousarray(lr[inner_lr], np.float32), np.ascontiguousarray(hr[inner_hr], np.float32), level
+        inner = slice(self.margin, self.margin + recipe.patches.size)
+        fine = slice(inner.start * self.scale, inner.stop * self.scale)
+        return np.ascontiguousarray(lr[(inner,) * 3], np.float32), np.ascontiguousarray(hr[(fine,) * 3], np.float32), level
 
-    def _crop(self, index: int, rng: np.random.Generator) -> NDArray[np.float32]:
-        image, mask, centres = self._images[index], self._masks[index], self._centres[index]
-        edge, margin = self._lr_edge * self.recipe.degradation.scale, self.margin * self.recipe.degradation.scale
-        best, most = (slice(0, edge),) * 3, -1.0
+    def _crop(self, study: _Ready, rng: np.random.Generator) -> tuple[Block, Block | None]:
+        """Sharp block with its margin, and the given low resolution of the same place."""
+        size, margin = self.recipe.patches.size, self.margin
+        edge, lead = (size + 2 * margin) * self.scale, margin * self.scale
+        # Blocks of given pairs begin where a low-resolution voxel does.
+        step = 1 if study.low is None else self.scale
+        best, most = (0, 0, 0), -1.0
         for _ in range(FOREGROUND_TRIES):
-            centre = centres[rng.integers(len(centres))]
+            centre = study.centres[rng.integers(len(study.centres))]
             # In padded coordinates a block around the centre starts where the unpadded block would, so the margin is always there.
-            starts = [int(np.clip(c + margin - edge // 2, 0, n - edge)) for c, n in zip(centre, image.shape, strict=True)]
-            block = (slice(starts[0], starts[0] + edge), slice(starts[1], starts[1] + edge), slice(starts[2], starts[2] + edge))
-            if not self.recipe.patches.foreground:
-                return image[block]
-            share = float(mask[tuple(slice(b.start + margin, b.stop - margin) for b in block)].mean())
+            x, y, z = (int(np.clip(c + lead - edge // 2, 0, n - edge)) // step * step for c, n in zip(centre, study.image.shape, strict=True))
+            inner = _block((x + lead, y + lead, z + lead), size * self.scale)
+            share = float(study.mask[inner].mean()) if self.recipe.patches.foreground else 0.0
             if share > most:
-                best, most = block, share
+                best, most = (x, y, z), share
             if share >= self.recipe.patches.foreground:
                 break
-        return image[best]
+        low = None if study.low is None else study.low[_block([s // step for s in best], size + 2 * margin)]
+        return study.image[_block(best, edge)], low
 
-    def _turn(self, hr: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    def _turn(self, hr: Block, lr: Block | None, rng: np.random.Generator) -> tuple[Block, Block | None]:
         if self.recipe.augmentation.turns:
-            hr = hr.transpose(rng.permutation(3))
+            order = rng.permutation(3)
+            hr, lr = hr.transpose(order), None if lr is None else lr.transpose(order)
         if self.recipe.augmentation.flips:
-            hr = hr[tuple(slice(None, None, -1 if rng.random() < 0.5 else 1) for _ in range(3))]
-        return hr
+            flips = tuple(slice(None, None, -1 if rng.random() < 0.5 else 1) for _ in range(3))
+            hr, lr = hr[flips], None if lr is None else lr[flips]
+        return hr, lr
+
+
+def _block(start: Sequence[int], edge: int) -> tuple[slice, slice, slice]:
+    x, y, z = (slice(s, s + edge) for s in start)
+    return x, y, z
 
 
 def _stack(arrays: Sequence[NDArray[np.float32]]) -> Tensor:
@@ -106,10 +136,10 @@ def _stack(arrays: Sequence[NDArray[np.float32]]) -> Tensor:
 
 
 def validation_case(study: Study, recipe: Recipe, fit: Fit) -> ValidationCase:
-    """Degrade a whole validation volume and cut its central block of foreground."""
+    """Degrade a whole validation volume, where its low resolution is not given, and cut its central block of foreground."""
     volume = study.image
     mask = foreground_mask(volume.data)
-    low = degrade(volume, recipe.degradation.model_copy(update={"noise": 0.0}))
+    low = study.low or degrade(volume, recipe.degradation.model_copy(update={"noise": 0.0}))
     scale = get_protocol(recipe.degradation.protocol).scale_per_axis(recipe.degradation.scale, recipe.degradation.slice_axis(volume))
     middle = [np.mean(np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis)))) for axis in range(3)]
     edge = recipe.validation_crop
@@ -119,12 +149,16 @@ def validation_case(study: Study, recipe: Recipe, fit: Fit) -> ValidationCase:
     lr = torch.from_numpy(np.ascontiguousarray(low.data[block], dtype=np.float32))[None, None]
     scaling = fit(lr, intensity_range(low.data))
     cubic = create("cubic", recipe.degradation.scale, protocol=recipe.degradation.protocol)
+    hr, inside, data_range = volume.data[fine].astype(np.float32)[None], mask[fine][None], intensity_range(volume.data, mask)
+    grid = SamplingGrid.from_coarse(low.data[block].shape, scale, get_protocol(recipe.degradation.protocol).alignment)
     return ValidationCase(
         name=volume.name,
         lr=scaling.lr(lr),
-        hr=volume.data[fine].astype(np.float32)[None],
-        mask=mask[fine][None],
+        hr=hr,
+        mask=inside,
         cubic=cubic(lr)[:, 0].numpy(),
-        data_range=intensity_range(volume.data, mask),
+        data_range=data_range,
         scaling=scaling,
+        slab=Slab.of(volume.crop(fine), 2, hr.shape[3] // 2),
+        classic=score_classic(recipe, [(low.data[block], grid)], hr, inside, data_range),
     )

@@ -10,7 +10,7 @@ import torch
 from napari_mrsr.errors import InputError, OutputError
 from napari_mrsr.training.checkpoint import PARTS, load_checkpoint, save_checkpoint
 
-STATE = {"recipe": {"name": "tiny"}, "step": 3, "best_psnr": -float("inf"), "network": {"weight": torch.arange(6.0)}, "list": [1, "a", None]}
+STATE = {"recipe": {"name": "tiny"}, "step": 3, "best_score": -float("inf"), "network": {"weight": torch.arange(6.0)}, "list": [1, "a", None]}
 STATE = {**dict.fromkeys(PARTS, 0), **STATE}
 
 

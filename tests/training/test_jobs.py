@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from napari_mrsr.training import jobs
 from napari_mrsr.training.checkpoint import load_checkpoint
 from napari_mrsr.training.evaluate import evaluate_model
 from napari_mrsr.training.jobs import halo_error, train_to_files
+from napari_mrsr.training.parallel import Machines
 from napari_mrsr.training.recipe import Recipe
-from napari_mrsr.zoo import get_card, list_models, load_network, sha256_of
+from napari_mrsr.zoo import TrainingData, get_card, list_models, load_network, sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def recipe(data):
 
 def go(recipe, output, resume=False, overwrite=False):
     said: list[str] = []
-    return train_to_files(recipe, output, resume=resume, accelerator="cpu", overwrite=overwrite, say=said.append), said
+    return train_to_files(recipe, output, resume=resume, machines=Machines("cpu"), overwrite=overwrite, say=said.append), said
 
 
 def cheap_halo_error(network, window, halo, multiple):
@@ -89,7 +91,7 @@ def test_a_job_writes_weights_and_card(trained, recipe):
     assert card["size"] == files[0].stat().st_size
     assert (card["scale"], card["protocol"], card["uses_noise"], card["seed"], card["recipe_hash"]) == (2, "gaussian", True, 5, recipe.hash)
     assert card["summary"] == "A test."
-    assert card["domain"] == {"contrasts": ["T1w"], "voxel_size": [1.8, 2.4], "noise": [0.0, 4.0]}
+    assert card["domain"] == {"contrasts": ["T1w"], "voxel_size": [1.8, 2.4], "other_voxel_size": None, "noise": [0.0, 4.0]}
     assert card["data"] == [
         {"subject": "ann", "file": "sub-ann_T1w.nii.gz", "licence": "PDDL-1.0", "use": "train"},
         {"subject": "bob", "file": "sub-bob_T1w.nii.gz", "licence": "", "use": "train"},
@@ -125,6 +127,26 @@ def test_resuming_a_finished_job_writes_the_same_weights(at_work, recipe, tmp_pa
     again, first = load_file(files[0]), load_file(at_work[1][0])
     assert again.keys() == first.keys()
     assert all(torch.equal(again[key], first[key]) for key in first)
+
+
+def test_a_model_may_keep_its_weights_in_half_precision(at_work, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "halo_error", lambda *_: 0.0)
+    files, _ = go(recipe.model_copy(update={"storage": "float16"}), tmp_path, resume=True)
+    stored, first = load_file(files[0]), load_file(at_work[1][0])
+    assert {v.dtype for v in stored.values()} == {torch.float16}
+    assert all(torch.equal(stored[key], first[key].half()) for key in first)
+    assert files[0].stat().st_size < 0.7 * at_work[1][0].stat().st_size
+
+
+def test_a_job_begins_with_given_weights_and_says_so(at_work, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "halo_error", lambda *_: 0.0)
+    files, _ = go(recipe.model_copy(update={"name": "tuned", "start": "tiny", "steps": 1}), tmp_path)
+    card = json.loads(files[1].read_text())
+    assert card["training"].startswith(f"started from tiny, sha256 {get_card('tiny').sha256}; 1 steps in ")
+    assert card["recipe"]["start"] == "tiny"
+    again, _ = go(recipe.model_copy(update={"name": "again", "start": str(at_work[1][0]), "steps": 1}), tmp_path)
+    assert json.loads(again[1].read_text())["recipe"]["start"] == "tiny.safetensors"
+    assert str(at_work[0]) not in again[1].read_text()
 
 
 def test_existing_files_are_kept_before_any_work(recipe, tmp_path, monkeypatch):
@@ -220,3 +242,9 @@ def test_a_method_without_weights_has_no_card_to_write(at_work, data):
     with pytest.raises(InputError):
         list(evaluate_model("cubic", [data / "test" / "sub-dee_T1w.nii.gz"], [0.0], "napari-mrsr evaluate cubic"))
     assert sorted(at_work[0].iterdir()) == before
+
+
+def test_a_card_tells_what_its_starting_weights_have_seen(recipe):
+    seen = TrainingData(subject="old", file="sub-old_T1w.nii.gz", licence="PDDL-1.0", use="train")
+    done = SimpleNamespace(recipe=recipe, start=SimpleNamespace(data=(seen,)))
+    assert {d.subject for d in jobs._data(done)} == {"old", "ann", "bob", "cy"}

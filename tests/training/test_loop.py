@@ -5,15 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from tiny_loop import losses, run, tiny_recipe, write_people
 
-from napari_mrsr.errors import InputError, RunError
-from napari_mrsr.io import write_volume
-from napari_mrsr.training import objectives
+from napari_mrsr.errors import InputError, OutputError
 from napari_mrsr.training.checkpoint import load_checkpoint, save_checkpoint
 from napari_mrsr.training.loop import StepDone, TrainingDone, TrainingStarted, ValidationDone, train
 from napari_mrsr.training.recipe import Recipe
@@ -21,45 +20,12 @@ from napari_mrsr.training.recipe import Recipe
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, make_volume):
-    """Two people to learn from, one to judge by."""
-    root = tmp_path_factory.mktemp("data")
-    for number, name in enumerate(("train/sub-ann", "train/sub-bob", "val/sub-cy")):
-        (root / name).parent.mkdir(exist_ok=True)
-        write_volume(make_volume((33, 34, 35), sigma=1.5, seed=number), root / f"{name}_T1w.nii.gz")
-    return root
+    return write_people(tmp_path_factory.mktemp("data"), make_volume)
 
 
 @pytest.fixture
 def recipe(data):
-    """A run of some seconds."""
-
-    def make(**changes):
-        content = {
-            "name": "tiny",
-            "network": {"name": "cftn", "options": {"channels": 4, "blocks": 2, "ca_reduction": 2, "noise_channel": True}},
-            "degradation": {"protocol": "gaussian", "scale": 2},
-            "data": {"root": str(data), "train": ["train"], "validation": ["val"]},
-            "patches": {"size": 6, "batch": 2, "margin": 3},
-            "augmentation": {"noise": 3.0},
-            "optimiser": {"name": "adamw", "learning_rate": 0.004, "schedule": "cosine", "warmup": 3, "clip": 1.0, "ema": 0.8},
-            "loss": {"pixel": "charbonnier", "parameter_norm": 1e-6},
-            "steps": 20,
-            "validate_every": 5,
-            "validation_crop": 10,
-        }
-        for name, value in changes.items():
-            content[name] = {**content[name], **value} if isinstance(value, dict) else value
-        return Recipe.model_validate(content)
-
-    return make
-
-
-def run(recipe, checkpoint=None, **options):
-    return list(train(recipe, checkpoint, accelerator="cpu", **options))
-
-
-def losses(events):
-    return {e.step: e.losses for e in events if isinstance(e, StepDone)}
+    return partial(tiny_recipe, data)
 
 
 def assert_same_end(events, expected, first):
@@ -218,7 +184,7 @@ for event in train(Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]), a
     assert process.wait(60) == -signal.SIGKILL
     process.stdin.close()
     process.stdout.close()
-    assert list(tmp_path.iterdir()) == [checkpoint]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["logs", "state.pt"]
     events = run(plan, checkpoint, resume=True)
     assert events[0].first_step == 10
     assert_same_end(events, undisturbed(plan), 10)
@@ -232,7 +198,7 @@ def test_the_checkpoint_is_of_the_last_validation(recipe, tmp_path):
         if isinstance(event, StepDone) and event.step == 8:
             break
     state = load_checkpoint(checkpoint)
-    assert (state["step"], state["recipe_hash"]) == (5, plan.hash)
+    assert (state["step"], state["hash"]) == (5, plan.hash)
     assert Recipe.model_validate(state["recipe"]) == plan
 
 
@@ -245,7 +211,7 @@ def test_another_recipe_is_refused(recipe, tmp_path):
     assert checkpoint.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [{"recipe": {}}, {"recipe": {}, "recipe_hash": "HASH", "step": 1}])
+@pytest.mark.parametrize("content", [{"recipe": {}}, {"recipe": {}, "hash": "HASH", "step": 1}])
 def test_a_checkpoint_that_lacks_parts_is_refused(recipe, tmp_path, content):
     plan, checkpoint = recipe(), tmp_path / "state.pt"
     save_checkpoint({k: plan.hash if v == "HASH" else v for k, v in content.items()}, checkpoint)
@@ -253,70 +219,35 @@ def test_a_checkpoint_that_lacks_parts_is_refused(recipe, tmp_path, content):
         run(plan, checkpoint, resume=True)
 
 
-def test_there_must_be_something_to_resume(recipe, tmp_path):
+def test_resuming_needs_a_place_but_not_a_checkpoint(recipe, undisturbed, tmp_path):
     with pytest.raises(InputError, match="Nothing to resume"):
         run(recipe(), None, resume=True)
-    with pytest.raises(InputError, match="does not exist"):
-        run(recipe(), tmp_path / "state.pt", resume=True)
+    events = run(recipe(), tmp_path / "state.pt", resume=True)
+    assert events[0].first_step == 0
+    assert_same_end(events, undisturbed(recipe()), 0)
 
 
-# --- when numbers break down ----------------------------------------------------------------------------------------------------------
+def test_an_older_checkpoint_is_not_overwritten_silently(recipe, tmp_path):
+    plan, checkpoint = recipe(steps=1), tmp_path / "state.pt"
+    run(plan, checkpoint)
+    before = checkpoint.read_bytes()
+    with pytest.raises(OutputError, match=r"--resume.*--overwrite"):
+        run(plan, checkpoint)
+    assert checkpoint.read_bytes() == before
+    assert isinstance(run(plan, checkpoint, overwrite=True)[-1], TrainingDone)
 
 
-class Poison(nn.Module):
-    """A pixel loss that goes wrong at one step: its value, or only its gradient."""
-
-    kind, at = "value", 8
-
-    def __init__(self):
-        super().__init__()
-        self.calls = 0
-
-    def forward(self, output, target):
-        self.calls += 1
-        loss = (output - target).abs().mean()
-        if self.calls != self.at:
-            return loss
-        zero = (output * 0).sum()
-        return loss + (zero * math.nan if self.kind == "value" else torch.sqrt(zero))
-
-
-@pytest.fixture
-def poison(monkeypatch):
-    def at(kind, step):
-        monkeypatch.setattr(Poison, "kind", kind)
-        monkeypatch.setattr(Poison, "at", step)
-        monkeypatch.setitem(objectives.PIXEL_LOSSES, "l1", Poison)
-
-    return at
-
-
-def finite(weights):
-    return all(bool(torch.isfinite(v).all()) for v in weights.values())
-
-
-def test_a_loss_that_is_nan_ends_the_run_with_the_best_kept(recipe, poison, tmp_path):
-    poison("value", 8)
-    checkpoint, events = tmp_path / "state.pt", []
-    with pytest.raises(RunError, match=r"no longer finite at step \d+; the best weights so far are kept"):
-        events.extend(train(recipe(loss={"pixel": "l1"}), checkpoint, accelerator="cpu"))
-    state = load_checkpoint(checkpoint)
-    assert state["step"] == 5
-    assert finite(state["best"])
-    assert math.isfinite(state["best_psnr"])
-
-
-@pytest.mark.parametrize("clip", [0.0, 1.0])
-@pytest.mark.parametrize("step", [8, 10])
-def test_a_gradient_that_is_nan_ends_the_run_with_the_best_kept(recipe, poison, tmp_path, clip, step):
-    """Step 10 is validated right after the weights broke: they must not pass as the best."""
-    poison("gradient", step)
-    checkpoint = tmp_path / "state.pt"
-    with pytest.raises(RunError, match="the best weights so far are kept"):
-        run(recipe(loss={"pixel": "l1"}, optimiser={"clip": clip}), checkpoint)
-    state = load_checkpoint(checkpoint)
-    assert math.isfinite(state["best_psnr"])
-    assert finite(state["best"])
+def test_what_a_killed_process_left_half_written_is_cleared(recipe, tmp_path):
+    plan, checkpoint = recipe(steps=2, validate_every=1), tmp_path / "state.pt"
+    for event in train(plan, checkpoint, accelerator="cpu"):
+        if isinstance(event, ValidationDone):
+            break
+    half = tmp_path / ".state.pt.abc123"
+    half.mkdir()
+    (half / "state.pt").write_bytes(checkpoint.read_bytes()[:100])
+    events = run(plan, checkpoint, resume=True)
+    assert events[0].first_step == 1
+    assert not half.exists()
 
 
 # --- what is refused before the first step --------------------------------------------------------------------------------------------

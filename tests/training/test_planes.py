@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from napari_mrsr.degradation import reduce_in_plane
+from napari_mrsr.degradation import Degradation, degrade, reduce_in_plane
 from napari_mrsr.errors import InputError
 from napari_mrsr.io import write_volume
 from napari_mrsr.networks import get_architecture
 from napari_mrsr.networks.scaling import by_range, by_slice
-from napari_mrsr.training.data import Study, load_studies, reference_paths
+from napari_mrsr.training.data import Study, load_study, reference_paths
 from napari_mrsr.training.planes import PlaneSampler, plane_case
 from napari_mrsr.training.recipe import DataPart, Recipe
 from napari_mrsr.volume import Volume
@@ -125,6 +125,23 @@ def test_thick_slices_are_interpolated_and_blurred_along_one_axis_only(turns):
     assert blurred_columns.any()
 
 
+@pytest.mark.parametrize("turns", [False, True])
+def test_thick_slices_teach_within_their_plane(turns):
+    """What is blurred in training lies in plane; across the slices nothing is known."""
+    x, y, z = np.meshgrid(*(np.arange(n) for n in (72, 68, 12)), indexing="ij")
+    data = 1000 + 200 * np.sin(x * 1.3) + 200 * np.sin(y * 1.3) + 100.0 * (z % 2)
+    study = Study(Volume(data, np.diag([0.8, 0.8, 3.2, 1.0])))
+    plan = recipe("slice-profile", 4, "transmrsr", {"size": 16, "batch": 12}, {"turns": turns})
+    pair = sampler(plan, [study], "transmrsr").batch(0)
+    sharp = pair.hr.diff(dim=2).abs().mean((1, 2, 3)), pair.hr.diff(dim=3).abs().mean((1, 2, 3))
+    assert min(s.min() for s in sharp) > 0.05  # every slice is an in-plane one: both of its axes are sharp
+    blurred_rows = pair.lr.diff(dim=2).abs().mean((1, 2, 3)) < 0.3 * sharp[0]
+    blurred_columns = pair.lr.diff(dim=3).abs().mean((1, 2, 3)) < 0.3 * sharp[1]
+    assert (blurred_rows ^ blurred_columns).all()
+    case = plane_case(study, plan, get_architecture("transmrsr"), unit)
+    assert case.hr.shape[1:] == (72, 68)
+
+
 def test_small_slices_are_filled_up(make_volume):
     pair = sampler(recipe(patches={"size": 32, "batch": 2}), [Study(make_volume((20, 22, 4)))]).batch(0)
     assert pair.hr.shape == (2, 1, 64, 64)
@@ -166,6 +183,38 @@ def test_validation_slices(make_volume, protocol, network):
     torch.testing.assert_close(case.reference[:, 0].numpy(), case.hr, atol=1e-4, rtol=0)
 
 
+# --- given low resolutions -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("protocol", "network", "scale"), [("kspace", "dcamsr", 2), ("bicubic", "fdvit", 3), ("slice-profile", "transmrsr", 2)])
+def test_given_low_resolutions_lie_where_simulated_ones_do(make_volume, protocol, network, scale):
+    image = waves((48, 60, 36)) if protocol == "kspace" else make_volume((48, 60, 36), sigma=3.0)
+    low = degrade(image, Degradation(protocol=protocol, scale=scale))
+    plan = recipe(protocol, scale, network, {"size": 8, "batch": 4}, {"flips": True, "turns": True, "intensity": 0.2})
+    given = sampler(plan, [Study(image, (), low)], network)
+    factor = 1 if network == "transmrsr" else scale
+    degrader = given.degrader
+    for step in range(6):
+        pair = given.batch(step)
+        assert pair.lr.shape[2:] == (8, 8)
+        assert pair.hr.shape[2:] == (8 * factor, 8 * factor)
+        for lr, hr in zip(pair.lr[:, 0].numpy(), pair.hr[:, 0].numpy(), strict=True):
+            if network == "transmrsr":
+                inner = (slice(3, -3),) * 2
+                assert np.abs(lr - hr)[inner].max() < 0.03
+                assert np.abs(np.roll(lr, 1, (0, 1)) - hr)[inner].max() > np.abs(lr - hr)[inner].max()
+                continue
+            inner = (slice(2, -2),) * 2
+            expected = hr[::scale, ::scale] if protocol == "kspace" else degrader(hr, 0, 0.0, np.random.default_rng(0))
+            assert np.abs(lr - expected)[inner].max() < 0.01
+            moved = np.roll(hr, 1, (0, 1))
+            wrong = moved[::scale, ::scale] if protocol == "kspace" else degrader(moved, 0, 0.0, np.random.default_rng(0))
+            assert np.abs(lr - wrong)[inner].max() > 0.012
+    case = plane_case(Study(image, (), low), plan, get_architecture(network), unit)
+    simulated = plane_case(Study(image), plan, get_architecture(network), unit)
+    torch.testing.assert_close(case.lr, simulated.lr, atol=0.02, rtol=0)
+
+
 # --- files ----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -175,14 +224,14 @@ def test_references_are_found_beside_the_volume(tmp_path, make_volume):
         write_volume(volume.replace(data=volume.data + len(name)), tmp_path / f"sub-1_{name}.nii.gz")
     path = tmp_path / "sub-1_T2w.nii.gz"
     assert [p.name for p in reference_paths(path, ["T1w", "PD", "FLAIR", "T2w"])] == ["sub-1_T1w.nii.gz", "sub-1_FLAIR.nii.gz"]
-    (study,) = load_studies([path], DataPart(train=("a",), validation=("b",), references=("T1w",)))
+    study = load_study(path, DataPart(train=("a",), validation=("b",), references=("T1w",)))
     assert len(study.references) == 1
-    (reduced,) = load_studies([path], DataPart(train=("a",), validation=("b",), references=("T1w", "FLAIR"), in_plane=0.9))
+    reduced = load_study(path, DataPart(train=("a",), validation=("b",), references=("T1w", "FLAIR"), in_plane=0.9))
     assert reduced.image.shape == (8, 9, 6)
     assert all(r.shape == (8, 9, 6) for r in reduced.references)
     np.testing.assert_allclose(reduced.references[0].affine, reduced.image.affine)
     with pytest.raises(InputError, match=r"sub-1_T2w.*PD"):
-        load_studies([path], DataPart(train=("a",), validation=("b",), references=("PD",)))
+        load_study(path, DataPart(train=("a",), validation=("b",), references=("PD",)))
 
 
 def test_reduction_in_plane_keeps_what_the_coarser_grid_holds():

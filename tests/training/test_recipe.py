@@ -10,6 +10,7 @@ from napari_mrsr.degradation import Degradation
 from napari_mrsr.errors import InputError
 from napari_mrsr.networks import create
 from napari_mrsr.training.recipe import Recipe, load_recipe
+from napari_mrsr.training.stages import stage_names
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "resources" / "recipes").glob("*.yaml"))
 CONTENT = {
@@ -125,6 +126,88 @@ def test_the_hash_knows_what_changes_the_weights(write):
     assert len(plain) == 12
 
 
+FORMER = """
+name: dcamsr-x2
+network:
+  name: dcamsr
+  scale: 2
+  options:
+    size: 64
+    channels: 32
+    heads: 4
+    projection: 32
+    encoder_blocks: [2, 2, 2]
+    decoder_blocks: [1, 1, 1, 4, 3, 2]
+    dropout: 0.0
+    exact_layout: false
+    rescale_lr: true
+    upsampling: lattice
+    noise_channel: true
+    init: residual
+degradation: {protocol: kspace, scale: 2}
+data:
+  train: [multi_thick/train/*/*_T2w.nii.gz, multi_1mm/train/*/*_T2w.nii.gz, brats_like/train/*/*_T2w.nii.gz]
+  validation: [multi_thick/val/*/*_T2w.nii.gz]
+  references: [T1w, FLAIR]
+  in_plane: 0.9
+patches: {size: 32, batch: 8}
+augmentation:
+  contrast_probability: 0.2
+  contrast_gamma: [0.7, 1.5]
+  intensity: 0.1
+  noise: 5.0
+  noise_probability: 0.3
+  reference_dropout: 0.25
+optimiser:
+  name: adamw
+  learning_rate: 0.001
+  betas: [0.9, 0.99]
+  weight_decay: 0.0001
+  schedule: cosine
+  warmup: 100
+  clip: 0.5
+  ema: 0.995
+loss: {pixel: charbonnier}
+steps: 3200
+validate_every: 200
+seed: 0
+"""
+"""A recipe as it was trained in 2026, with options that came after the very first."""
+
+
+def test_hashes_of_trained_recipes_stay(tmp_path):
+    """New options must not change what checkpoints and cards are known by."""
+    (path,) = (p for p in RECIPES if p.stem == "cftn_x2_compact")
+    assert load_recipe(path).hash == "c9e16687ab19"
+    (tmp_path / "former.yaml").write_text(FORMER)
+    assert load_recipe(tmp_path / "former.yaml").hash == "081ee23b088f"
+
+
+def test_options_count_once_they_are_used(write):
+    plain = load_recipe(write()).hash
+    used = [{"start": "cftn-x2"}, {"precision": "bf16-mixed"}, {"patience": 3}, {"loss.kind": "transmrsr"}, {"stages": [{"name": "vit"}]}]
+    unused = [{"start": None}, {"precision": "32-true"}, {"patience": 0}, {"loss.kind": "pixel"}, {"stages": []}, {"storage": "float16"}]
+    assert {load_recipe(write(**c)).hash for c in unused} == {plain}
+    assert len({plain, *(load_recipe(write(**c)).hash for c in used)}) == len(used) + 1
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        ({"name": "organ"}, "stages.0"),
+        ({"steps": 3}, "stages.0"),
+        ({"name": "vit", "pretext": "colour"}, "stages.0.vit.pretext"),
+        ({"name": "vit", "batch": 1}, "stages.0.vit.batch"),
+        ({"name": "prior", "r2": 1}, "stages.0.prior.r2"),
+        ({"name": "centroids", "steps": 5}, "stages.0.centroids.steps"),
+    ],
+)
+def test_a_wrong_stage_is_named(write, part, field):
+    with pytest.raises(InputError) as caught:
+        load_recipe(write(stages=[part]))
+    assert str(caught.value).startswith(f"tiny.yaml, field {field}:")
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_shipped_recipes_load_and_build_their_network(path):
     recipe = load_recipe(path)
@@ -134,7 +217,20 @@ def test_shipped_recipes_load_and_build_their_network(path):
     with torch.device("meta"):
         network = create(recipe.network.name, recipe.network.scale, **recipe.network.options)
     assert sum(p.numel() for p in network.parameters()) > 10_000
+    assert stage_names(recipe)[-1] == "super-resolution"
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if p.stem.endswith("_compact")], ids=lambda p: p.stem)
+def test_compact_models_are_small_files(path):
+    """6 MB each, so that all of them fit into the package."""
+    recipe = load_recipe(path)
+    with torch.device("meta"):
+        network = create(recipe.network.name, recipe.network.scale, **recipe.network.options)
+    width = {"float32": 4, "float16": 2}[recipe.storage]
+    assert sum(v.numel() * width for v in network.state_dict().values()) < 6e6
 
 
 def test_there_are_recipes():
-    assert {p.stem for p in RECIPES} >= {"cftn_x2_compact", "cftn_x2_paper"}
+    networks = ("cftn", "fdvit", "dcamsr", "cohft", "transmrsr")
+    for kind in ("compact", "paper"):
+        assert {p.stem.split("_")[0] for p in RECIPES if p.stem.endswith(kind)} == set(networks)
