@@ -106,7 +106,9 @@ def layer_affine(layer: Layer) -> np.ndarray:
 
 def sliced_axis(viewer: Any) -> int:
     """World axis across the slice on screen."""
-    return int(viewer.dims.order[0])
+    dims = viewer.dims
+    # Volumes lie along the last three axes; one of those may be a slider that was turned into a side of the screen.
+    return max(0, int(dims.order[-3]) - (dims.ndim - 3)) if dims.ndim >= 3 else 0
 
 
 def face_axial(viewer: Any) -> None:

@@ -56,7 +56,9 @@ def _run(run: dict[str, Any]) -> list[str]:
     roi = run["options"].get("roi")
     if roi:
         facts.append("Only the region ({:.0f}, {:.0f}, {:.0f}) to ({:.0f}, {:.0f}, {:.0f}) mm".format(*roi))
-    return [fact for fact in (*facts, noise_sentence(run), *run["warnings"], run["program"]) if fact]
+    domain = run.get("domain", {})
+    fits = f"Suitability of the model for this input: {domain['level']}" if domain.get("reasons") else ""
+    return [fact for fact in (*facts, noise_sentence(run), fits, *run["warnings"], run["program"]) if fact]
 
 
 def _degradation(made: dict[str, Any]) -> list[str]:

@@ -34,6 +34,10 @@ FIELDS: dict[str, dict[str, Any]] = {
         "tooltip": "Planes of both orientations that hold the thick axis are computed and averaged; the first or second alone takes half the time",
     },
     "register_reference": {"label": "Register reference", "tooltip": "Move the reference rigidly onto the input before it is used"},
+    "attention": {
+        "label": "Attention",
+        "tooltip": "window: as the network was trained; global: over the whole volume as the paper words it, many times slower",
+    },
     "ensemble": {
         "label": "Self-ensemble",
         "tooltip": "Run on the volume and its mirror images too, average, and keep their spread as a map; 8 times the work, 4 times for slices",
@@ -54,10 +58,16 @@ class RunForm:
 
     def __init__(self) -> None:
         self.container: Container = model_form(RunOptions, FIELDS)
+        self._attends: set[str] = set()
 
     def on_protocol(self, action: Callable[[], None]) -> None:
         """Do something when another protocol is chosen."""
         self.container["protocol"].changed.connect(lambda _: action())
+
+    def learn(self, description: dict[str, Any]) -> None:
+        """Take note of what a model's network is (:class:`~napari_mrsr.zoo.description.Description`)."""
+        if description.get("global_attention"):
+            self._attends.add(description["model"])
 
     def suit(self, card: Card, volume: Volume | None) -> None:
         """Show the fields that a model can use for an input.
@@ -83,5 +93,5 @@ class RunForm:
         chosen = form_values(self.container)["protocol"] or (recorded.protocol if recorded else None)
         patterns = {PROTOCOLS[name].pattern for name in (chosen, card.protocol) if name and name in PROTOCOLS}
         thick = "through-plane" in patterns
-        unused = {"register_reference": card.reference == "none", "ensemble": not card.learned}
+        unused = {"register_reference": card.reference == "none", "ensemble": not card.learned, "attention": card.name not in self._attends}
         return {*(() if thick else THICK), *(name for name, useless in unused.items() if useless)}

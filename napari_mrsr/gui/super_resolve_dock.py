@@ -11,9 +11,12 @@ from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QMessageBox, QProgr
 from napari_mrsr.errors import InputError
 from napari_mrsr.gui.diagnostics_action import diagnostics_action
 from napari_mrsr.gui.dock import START_WORKER_MS, Dock, combo, cut, note, warn, when_removed
+from napari_mrsr.gui.domain_light import DomainLight
 from napari_mrsr.gui.hint_bar import HintBar
 from napari_mrsr.gui.import_weights import ImportButton
 from napari_mrsr.gui.maps_box import MapsBox
+from napari_mrsr.gui.model_advice import ProposalLine, VolumeFacts
+from napari_mrsr.gui.model_folder import ModelFolder
 from napari_mrsr.gui.provenance import layer_made
 from napari_mrsr.gui.region_box import WHOLE, RegionBox
 from napari_mrsr.gui.role_boxes import RoleBoxes
@@ -25,7 +28,8 @@ from napari_mrsr.gui.settings import recall, remember
 from napari_mrsr.gui.tick_list import Entry, TickList
 from napari_mrsr.gui.worker_client import WorkerClient
 from napari_mrsr.inference import RunOptions
-from napari_mrsr.inference.options import voxel_size_warnings
+from napari_mrsr.inference.choice import Wish
+from napari_mrsr.inference.guard import Level, Reason, Verdict, judge
 from napari_mrsr.volume import Volume
 from napari_mrsr.zoo import Card, list_models
 
@@ -47,6 +51,7 @@ class SuperResolveDock(Dock):
         self.hint = HintBar()
         self.roles = RoleBoxes(self.session, ROLES)
         self.models = combo("model", "Network or classic method")
+        self.light, self.proposal, self.facts = DomainLight(), ProposalLine(), VolumeFacts(self)
         self.also = TickList("Also run", "also run")
         self.region = RegionBox(self.session)
         self.device = combo("device", "Where to compute", ["auto"])
@@ -61,6 +66,9 @@ class SuperResolveDock(Dock):
         self.saving = SaveBox(self.session)
         self.help_button = QPushButton("Copy diagnostics")
         self._cards: dict[str, Card] = {}
+        self._unasked, self._own_choice = False, False
+        self._tried: tuple[tuple[Any, ...], Reason] | None = None
+        self._trying: tuple[Any, ...] = ()
         self._arrange()
         self._recall()
         self._connect()
@@ -77,9 +85,11 @@ class SuperResolveDock(Dock):
         """Read the list of models anew."""
         current = self.models.currentText()
         self._cards = {card.name: card for card in list_models()}
+        self._unasked = True
         self.models.clear()
         self.models.addItems(list(self._cards))
         self.models.setCurrentText(current if current in self._cards else next(iter(self._cards)))
+        self._unasked = False
 
     def options(self, volume: Volume, also: str = "") -> RunOptions:
         """Options of the chosen model's run, or of one to be run also, as the forms show them; the latter keep no internal maps."""
@@ -90,7 +100,7 @@ class SuperResolveDock(Dock):
             roi=(*box.lower, *box.upper) if box else None,
             roi_axes=box.axes if box else None,
             maps=() if also else self.maps.chosen(),
-            **self.run_form.values(self._cards[model], volume),
+            **self._values(model, volume),
         )
 
     def start(self) -> None:
@@ -104,17 +114,18 @@ class SuperResolveDock(Dock):
         layer = self.session.layer(Role.LOW_RESOLUTION)
         if layer is None:
             raise InputError("Choose the volume to super-resolve as low resolution first.")
-        volume, reference = self.session.volume(layer), self.session.layer(Role.REFERENCE)
-        second = self.session.volume(reference) if reference is not None else None
+        volume, second = self.session.volume(layer), self._reference()
         others = [str(name) for name in self.also.chosen()]
         tasks = [Task(self.options(volume), volume, second, dict(self.maps.infos))]
         tasks += [Task(self.options(volume, name), volume, second, {}) for name in others]
         models = [task.options.model for task in tasks]
-        warnings = [sentence for model in models for sentence in voxel_size_warnings(self._cards[model], volume)]
-        if warnings and not self._confirm(" ".join(warnings)):
+        verdicts = [self._verdict(model, volume, second) for model in models]
+        doubts = [sentence for verdict in verdicts if verdict.level is Level.RED for sentence in verdict.concerns]
+        if doubts and not self._confirm(" ".join(doubts)):
             return
         self.queue.start(tasks)
-        remember("models", models)
+        if self._own_choice:
+            remember("models", models)
         remember("device", self.device.currentText())
         remember("region", self.region.choice.currentText())
 
@@ -129,10 +140,14 @@ class SuperResolveDock(Dock):
         for name in ("run", "pause", "skip", "cancel", "help"):
             getattr(self, f"{name}_button").setObjectName(f"{name} button")
         choice = QWidget()
-        rows = QFormLayout(choice)
+        beside = QHBoxLayout(choice)
+        beside.setContentsMargins(0, 0, 0, 0)
+        for widget in (QLabel("Model"), self.models, self.light):
+            beside.addWidget(widget, 1 if widget is self.models else 0)
+        where = QWidget()
+        rows = QFormLayout(where)
         rows.setContentsMargins(0, 0, 0, 0)
         rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        rows.addRow("Model", self.models)
         rows.addRow(self.also)
         rows.addRow("", self.import_button)
         rows.addRow("Region", self.region)
@@ -142,7 +157,9 @@ class SuperResolveDock(Dock):
         line.setContentsMargins(0, 0, 0, 0)
         for button in (self.run_button, self.pause_button, self.skip_button, self.cancel_button):
             line.addWidget(button)
-        for widget in (QLabel("<b>Super-resolve</b>"), self.hint, self.roles, choice, self.form.native, self.maps, self.summary, self.warning):
+        advice = (self.light.details, self.proposal)
+        told = (self.summary, self.warning)
+        for widget in (QLabel("<b>Super-resolve</b>"), self.hint, self.roles, choice, *advice, where, self.form.native, self.maps, *told):
             self.column.addWidget(widget)
         for widget in (buttons, self.progress, self.status, self.scores, self.made, self.saving, self.help_button):
             self.column.addWidget(widget)
@@ -152,15 +169,22 @@ class SuperResolveDock(Dock):
         """Choices of the last session; what describes the input (protocol, noise, factor) is never carried over to another one."""
         self.refresh_models()
         first, *others = recall("models", []) or [""]
+        self._own_choice = first in self._cards
         self.models.setCurrentText(first if first in self._cards else self.models.currentText())
         self.also.tick(others)
         self.region.choice.setCurrentText(recall("region", WHOLE))
         self._device = recall("device", "auto")
 
     def _connect(self) -> None:
+        for picked in (self.models.activated, self.models.currentTextChanged):  # who picks what is shown already has chosen, too
+            picked.connect(self._model_picked)
         self.models.currentTextChanged.connect(self._model_changed)
+        self.facts.found.connect(self._describe)
+        self.proposal.taken.connect(self.models.setCurrentText)
+        self.light.asked.connect(self.guarded(self.try_piece))
         self.run_form.on_protocol(self._describe)
         self.import_button.imported.connect(self._imported)
+        ModelFolder(self).changed.connect(self.session.models_changed.emit)
         for source in (self.import_button.failed, self.region.failed, self.saving.failed, self.queue.refused):
             source.connect(self.report)
         self.run_button.clicked.connect(self.guarded(self.start))
@@ -181,7 +205,12 @@ class SuperResolveDock(Dock):
             (session.runs_changed, self._runs_changed),
             (session.models_changed, self.refresh_models),
         )
-        answers = ((client.devices, self._devices), (client.described, self._described))
+        answers = (
+            (client.devices, self._devices),
+            (client.described, self._described),
+            (client.tried, self._piece_tried),
+            (client.try_failed, self._piece_failed),
+        )
         for signal, slot in (*links, *answers):
             signal.connect(slot)
 
@@ -196,6 +225,43 @@ class SuperResolveDock(Dock):
             client.release()
 
         when_removed(self, clean_up)
+
+    def try_piece(self) -> None:
+        """Run the chosen model on a small piece; the light then tells whether the result explains the input.
+
+        Raises
+        ------
+        InputError, RunError
+            With one sentence, where there is nothing to try, or the process is busy.
+        """
+        layer, model = self.session.layer(Role.LOW_RESOLUTION), self.models.currentText()
+        if layer is None:
+            raise InputError("Choose the volume to super-resolve as low resolution first.")
+        volume = self.session.volume(layer)
+        options = RunOptions.create(model=model, device=self.device.currentText(), **self._values(model, volume))
+        self.client.try_piece(volume, options, self._reference())
+        self._tried = None
+        self._trying = self._open()
+        self.light.try_button.setEnabled(False)
+        self.light.try_button.setText("Trying...")
+
+    def _open(self) -> tuple[Any, ...]:
+        """What stands for the model and the layers that are chosen."""
+        return self.models.currentText(), *(id(self.session.layer(role)) for role in (Role.LOW_RESOLUTION, Role.REFERENCE))
+
+    def _piece_tried(self, reason: dict[str, Any]) -> None:
+        self._tried = (self._trying, Reason(level=reason["level"], text=reason["text"]))
+        self._piece_failed("")
+        self._describe()
+
+    def _piece_failed(self, sentence: str) -> None:
+        self.light.try_button.setEnabled(True)
+        self.light.try_button.setText("Try a small piece")
+        if sentence:
+            self.report(sentence)
+
+    def _model_picked(self, *_: object) -> None:
+        self._own_choice = self._own_choice or not self._unasked
 
     def _model_changed(self, name: str) -> None:
         self.also.offer([Entry(card.name, card.name, card.summary) for card in self._cards.values() if card.name != name])
@@ -215,6 +281,8 @@ class SuperResolveDock(Dock):
     def _described(self, description: dict[str, Any]) -> None:
         if description["model"] == self.models.currentText():
             self.maps.show_description(description)
+            self.run_form.learn(description)
+            self._describe()
 
     def _describe(self) -> None:
         card = self._cards.get(self.models.currentText())
@@ -222,15 +290,50 @@ class SuperResolveDock(Dock):
             return
         self.summary.setText(card.summary)
         self.summary.setToolTip("\n".join(card.limits))
-        layer, volume = self.session.layer(Role.LOW_RESOLUTION), None
+        layer = self.session.layer(Role.LOW_RESOLUTION)
+        problem = ""
         try:
             volume = self.session.volume(layer) if layer is not None else None
-            warnings = voxel_size_warnings(card, volume) if volume is not None else []
             self.run_form.suit(card, volume)
+            self._advise(card, volume)
         except InputError as error:
-            warnings = [str(error)]
+            problem = str(error)
             self.run_form.suit(card, None)
-        warn(self.warning, " ".join(warnings))
+            self._advise(card, None)
+        warn(self.warning, problem)
+
+    def _advise(self, card: Card, volume: Volume | None) -> None:
+        """Propose a model for what is open, and light up how well the chosen one fits."""
+        facts = self.facts.of(volume) if volume is not None else None
+        reference = self._reference() if volume is not None else None
+        choice = self.proposal.propose(list(self._cards.values()), volume, facts, reference, self._wish(card, volume))
+        if choice is not None and choice.model != card.name and not self._own_choice:
+            self._unasked = True
+            self.models.setCurrentText(choice.model)  # comes back here
+            self._unasked = False
+            return
+        self.proposal.show_beside(card.name)
+        tried = self._tried[1] if self._tried is not None and self._tried[0] == self._open() else None
+        verdict = self._verdict(card.name, volume, reference) if volume is not None else None
+        self.light.show_verdict(verdict, tried, facts is not None)
+
+    def _verdict(self, model: str, volume: Volume, reference: Volume | None) -> Verdict:
+        wish = self._wish(self._cards[model], volume)
+        return judge(self._cards[model], volume, self.facts.of(volume), reference, wish.protocol, wish.axis)
+
+    def _reference(self) -> Volume | None:
+        layer = self.session.layer(Role.REFERENCE)
+        return self.session.volume(layer) if layer is not None else None
+
+    def _wish(self, card: Card, volume: Volume | None) -> Wish:
+        values = self.run_form.values(card, volume)
+        return Wish(values.get("scale"), values.get("protocol"), values.get("axis"), values.get("voxel"))
+
+    def _values(self, model: str, volume: Volume) -> dict[str, Any]:
+        """What the form says of a model's run; of thick slices the proposed method is told."""
+        values, choice = self.run_form.values(self._cards[model], volume), self.proposal.choice
+        told = choice.protocol if choice is not None and choice.model == model else None
+        return values | ({"protocol": values.get("protocol") or told} if told else {})
 
     def _confirm(self, text: str) -> bool:
         answer = QMessageBox.question(self, "Run anyway?", f"{text} Run anyway?")

@@ -42,6 +42,8 @@ class WorkerClient(QObject):
         the run rests or goes on.
     probed(Volume) or probe_failed(str)
         Follow :meth:`probe`.
+    tried(dict) or try_failed(str)
+        Follow :meth:`try_piece`: level and text of a :class:`~napari_mrsr.inference.guard.Reason`.
     """
 
     devices = Signal(list)
@@ -56,6 +58,8 @@ class WorkerClient(QObject):
     failed = Signal(str)
     probed = Signal(object)
     probe_failed = Signal(str)
+    tried = Signal(dict)
+    try_failed = Signal(str)
 
     _shared: ClassVar[weakref.WeakKeyDictionary[Any, WorkerClient]] = weakref.WeakKeyDictionary()
 
@@ -68,6 +72,7 @@ class WorkerClient(QObject):
         self._number = 0
         self._run_id: int | None = None
         self._probe_id: int | None = None
+        self._try_id: int | None = None
         self._probe_key: str | None = None
         self._asked: list[str] = []
         self._descriptions: dict[str, dict[str, Any]] = {}
@@ -192,6 +197,20 @@ class WorkerClient(QObject):
         self._probe_id, self._probe_key = self._number, key
         self._send(command)
 
+    def try_piece(self, volume: Volume, options: RunOptions, reference: Volume | None = None) -> None:
+        """Ask for a small piece to be run (:func:`napari_mrsr.inference.trial.try_piece`); `tried` or `try_failed` answers.
+
+        Raises
+        ------
+        RunError
+            If a run is under way, or the volume cannot be handed over.
+        """
+        self._refuse_while_running()
+        volumes = self._hand_over(volume=volume, reference=reference)
+        command = self._command("try", options=options.model_dump(mode="json"), **volumes)
+        self._try_id = self._number
+        self._send(command)
+
     def cancel(self) -> None:
         """Stop the run; if the process does not answer in time it is ended."""
         if not self.busy:
@@ -214,7 +233,7 @@ class WorkerClient(QObject):
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
-        self._run_id = self._probe_id = None
+        self._run_id = self._probe_id = self._try_id = None
         self._asked.clear()
         self._patience.stop()
 
@@ -285,6 +304,9 @@ class WorkerClient(QObject):
                 self._answer(self._asked[0], {"problem": event["message"]})
         elif number == self._run_id:
             self._handle_run(kind, event)
+        elif number == self._try_id:
+            self._try_id = None
+            self.tried.emit(event) if kind == "tried" else self.try_failed.emit(event.get("message", "The piece was stopped."))
         elif number == self._probe_id:
             self._probe_id = None
             if kind == "probed":
@@ -343,8 +365,8 @@ class WorkerClient(QObject):
 
     def _lost(self, sentence: str) -> None:
         """Nobody will answer what is still open: say so."""
-        running, probing, asked = self.busy, self.probing, list(self._asked)
-        self._run_id = self._probe_id = None
+        running, probing, trying, asked = self.busy, self.probing, self._try_id is not None, list(self._asked)
+        self._run_id = self._probe_id = self._try_id = None
         self._asked.clear()
         self._patience.stop()
         if running and self._cancelling:
@@ -353,5 +375,7 @@ class WorkerClient(QObject):
             self.failed.emit(sentence)
         if probing:
             self.probe_failed.emit(sentence)
+        if trying:
+            self.try_failed.emit(sentence)
         for model in asked:
             self._answer(model, {"problem": sentence})

@@ -88,9 +88,12 @@ class FakeClient(QObject):
     failed = Signal(str)
     probed = Signal(object)
     probe_failed = Signal(str)
+    tried = Signal(dict)
+    try_failed = Signal(str)
 
     def __init__(self, descriptions):
         super().__init__()
+        self.pieces = []
         self.descriptions, self.probes, self.busy, self.probing, self.process_id, self.users = descriptions, [], False, False, 1, 0
 
     def ask_devices(self):
@@ -116,6 +119,9 @@ class FakeClient(QObject):
     def refuse(self, sentence):
         self.probing = False
         self.probe_failed.emit(sentence)
+
+    def try_piece(self, volume, options, reference=None):
+        self.pieces.append({"volume": volume, "options": options, "reference": reference})
 
     def cancel(self):
         pass

@@ -13,7 +13,7 @@ from napari_mrsr.gui.dock import when_removed
 from napari_mrsr.gui.session import Session
 
 SIGNALS = [name for name in vars(Session) if name.endswith("_changed")]
-DOCKS = ("Super-resolve", "Compare", "Metrics", "Trust", "Line profile", "Attention probe", "Make low-resolution")
+DOCKS = ("Super-resolve", "Compare", "Metrics", "Trust", "Line profile", "Attention probe", "Make low-resolution", "Train")
 
 
 def around(viewer, widget):

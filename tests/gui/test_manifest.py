@@ -14,7 +14,7 @@ from napari_mrsr.gui.session import Role, Session
 from napari_mrsr.gui.writer import write_image
 from napari_mrsr.io import read_volume, write_volume
 
-DOCKS = {"Super-resolve", "Compare", "Metrics", "Line profile", "Trust", "Attention probe", "Make low-resolution"}
+DOCKS = {"Super-resolve", "Compare", "Metrics", "Line profile", "Trust", "Attention probe", "Make low-resolution", "Train"}
 
 
 def test_manifest_is_found_and_every_command_resolves():

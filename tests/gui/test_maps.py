@@ -232,6 +232,23 @@ def test_maps_of_the_chosen_model_are_offered_and_asked_for(pair, fake, said):
     dock.deleteLater()
 
 
+def test_attention_is_offered_where_the_network_has_some_that_reaches_so_far(pair, fake, said):
+    fake(cftn_x2={"global_attention": True}, cubic={"global_attention": False})
+    dock = SuperResolveDock(pair)
+    dock._later.stop()
+    low = layer_to_volume(pair.layers["LR"])
+    dock.models.setCurrentText("cubic")
+    assert not dock.form["attention"].native.isVisibleTo(dock)
+    dock.models.setCurrentText("cftn-x2")
+    assert dock.form["attention"].native.isVisibleTo(dock)
+    assert dock.options(low).attention == "window"
+    dock.form["attention"].value = "global"
+    assert dock.options(low).attention == "global"
+    dock.models.setCurrentText("cubic")
+    assert dock.options(low).attention == "window"
+    dock.deleteLater()
+
+
 def test_a_run_with_maps_from_the_worker(qtbot, pair, said):
     dock = SuperResolveDock(pair)
     pair.window.add_dock_widget(dock, name="Super-resolve")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 
+from napari_mrsr.errors import RunError
 from napari_mrsr.gui.layers import KEY
 from napari_mrsr.gui.provenance import how_made
 from napari_mrsr.gui.run_queue import Task
@@ -159,3 +160,14 @@ def test_choices_are_remembered_but_nothing_about_the_input(qtbot, pair, dock):
     assert again.models.currentText() == "nearest"
     assert again.also.chosen() == ("cubic",)
     assert again.form["protocol"].value == "default"
+
+
+def test_a_run_from_elsewhere_is_refused_while_one_is_under_way(qtbot, dock):
+    dock.queue.start([big()])
+    with pytest.raises(RunError, match="A run is under way; wait for it or cancel it"):
+        dock.queue.start([small(dock)])
+    assert dock.queue.busy
+    assert not dock.run_button.isEnabled()
+    dock.queue.cancel()
+    qtbot.waitUntil(lambda: not dock.queue.busy, timeout=MINUTE)
+    assert dock.run_button.isEnabled()

@@ -278,7 +278,8 @@ def test_a_far_voxel_size_is_shown_and_asked(qtbot, pair, dock, monkeypatch):
     dock.models.setCurrentText(learned.name)
     coarse = pair.add_image(np.random.default_rng(0).random((10, 10, 10)), name="coarse", scale=(9, 9, 9))
     dock.session.assign(Role.LOW_RESOLUTION, coarse)
-    assert "far from" in dock.warning.text()
+    assert dock.light.text().startswith("red")
+    assert "far from" in dock.light.reasons.text()
     asked = []
     monkeypatch.setattr(dock, "_confirm", lambda text: asked.append(text) or False)
     qtbot.mouseClick(dock.run_button, Qt.MouseButton.LeftButton)
