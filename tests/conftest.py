@@ -26,9 +26,14 @@ settings.load_profile("mrsr")
 
 
 def pytest_configure(config):
-    torch.set_num_threads(1)
     # Results are compared with each other; what the precision costs has tests of its own.
     os.environ["NAPARI_MRSR_PRECISION"] = "float32"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Commands called inside the tests take every core; sums differ in their last digits then."""
+    torch.set_num_threads(1)
 
 
 def pytest_generate_tests(metafunc):
