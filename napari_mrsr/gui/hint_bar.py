@@ -17,7 +17,7 @@ class HintBar(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._key = ""
-        self.text = note(name="hint")
+        self.label = note(name="hint")
         self.close_button = QToolButton()
         self.close_button.setText("\u00d7")
         self.close_button.setObjectName("dismiss hint")
@@ -26,14 +26,14 @@ class HintBar(QWidget):
         self.close_button.clicked.connect(self._dismiss)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.text, 1)
+        row.addWidget(self.label, 1)
         row.addWidget(self.close_button)
         self.hide()
 
     def suggest(self, key: str, text: str) -> None:
         """Show a hint, unless it was dismissed."""
         self._key = key
-        self.text.setText(f"<i>{text}</i>")
+        self.label.setText(f"<i>{text}</i>")
         self.setVisible(key not in recall(DISMISSED, []))
 
     def _dismiss(self) -> None:

@@ -62,13 +62,13 @@ class ProposalLine(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.choice: Choice | None = None
-        self.text = note(name="proposed model")
+        self.label = note(name="proposed model")
         self.button = QPushButton("Use")
         self.button.setObjectName("use proposed model")
         self.button.clicked.connect(self._take)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.text, 1)
+        row.addWidget(self.label, 1)
         row.addWidget(self.button)
         self.hide()
 
@@ -82,7 +82,7 @@ class ProposalLine(QWidget):
         self.setVisible(self.choice is not None)
         if self.choice is not None:
             other = self.choice.model != chosen
-            self.text.setText(f"{'Better suited: ' if other else 'Proposed: '}{self.choice.why}")
+            self.label.setText(f"{'Better suited: ' if other else 'Proposed: '}{self.choice.why}")
             self.button.setVisible(other)
             self.button.setToolTip(f"Choose {self.choice.model}")
 

@@ -51,6 +51,7 @@ class SuperResolveDock(Dock):
         self.hint = HintBar()
         self.roles = RoleBoxes(self.session, ROLES)
         self.models = combo("model", "Network or classic method")
+        self.models.setMinimumContentsLength(8)  # the light stands beside it
         self.light, self.proposal, self.facts = DomainLight(), ProposalLine(), VolumeFacts(self)
         self.also = TickList("Also run", "also run")
         self.region = RegionBox(self.session)

@@ -92,11 +92,11 @@ class CheckPane(QWidget):
         self.button.setObjectName("check training")
         self.button.setToolTip("Read the data and try a few steps, without starting anything")
         self.button.clicked.connect(lambda: self.asked.emit())
-        self.text = note(name="check findings")
+        self.findings = note(name="check findings")
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.button)
-        column.addWidget(self.text)
+        column.addWidget(self.findings)
         self._number = 0
         self.forget()
 
@@ -117,8 +117,8 @@ class CheckPane(QWidget):
     def forget(self) -> None:
         """What was found is of another choice."""
         self._number += 1
-        self.text.setText("")
-        self.text.setVisible(False)
+        self.findings.setText("")
+        self.findings.setVisible(False)
 
     def _done(self, number: int, found: dict[str, Any]) -> None:
         self.button.setEnabled(True)
@@ -135,8 +135,8 @@ class CheckPane(QWidget):
             lines = [f"<span style='color:{FINE}'>&#10003;</span> Ready to start."]
         lines += [sign + escape(text) for text in _first(found.get("warnings", []))]
         lines += [escape(text[0].upper() + text[1:]) + "." for text in found.get("facts", [])]
-        self.text.setText("<br>".join(lines))
-        self.text.setVisible(True)
+        self.findings.setText("<br>".join(lines))
+        self.findings.setVisible(True)
 
 
 def _first(sentences: Sequence[str]) -> list[str]:

@@ -30,10 +30,10 @@ class RecipeEditor(QDialog):
         super().__init__(parent)
         self.setWindowTitle("Recipe")
         self.recipe = recipe
-        self.text = QPlainTextEdit(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-        self.text.setObjectName("recipe text")
-        self.text.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
-        self.text.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
+        self.editor = QPlainTextEdit(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        self.editor.setObjectName("recipe text")
+        self.editor.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
+        self.editor.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
         self.problem = note(name="recipe problem")
         warn(self.problem, "")
         buttons = QDialogButtonBox()
@@ -46,7 +46,7 @@ class RecipeEditor(QDialog):
         buttons.accepted.connect(self.accept)
         buttons.rejected.connect(self.reject)
         column = QVBoxLayout(self)
-        for part in (note(ABOUT), self.text, self.problem, buttons):
+        for part in (note(ABOUT), self.editor, self.problem, buttons):
             column.addWidget(part)
         self.resize(*SIZE)
 
@@ -62,13 +62,13 @@ class RecipeEditor(QDialog):
         path, _ = QFileDialog.getSaveFileName(self, "Save recipe", f"{self.recipe.name}.yaml", "Recipes (*.yaml)")
         if path:
             try:
-                write_text(self.text.toPlainText(), Path(path), overwrite=True)
+                write_text(self.editor.toPlainText(), Path(path), overwrite=True)
             except MrsrError as error:
                 warn(self.problem, str(error))
 
     def _parse(self) -> bool:
         try:
-            self.recipe = parse_recipe(self.text.toPlainText(), "This recipe")
+            self.recipe = parse_recipe(self.editor.toPlainText(), "This recipe")
         except MrsrError as error:
             warn(self.problem, str(error))
             return False

@@ -75,9 +75,9 @@ def test_what_suits_is_chosen_when_a_volume_opens_and_why_is_told(dock, add, kno
         open_as(dock, add, name, voxel)
         known(dock)
         assert dock.models.currentText() == expected
-        assert dock.proposal.text.text().startswith(f"Proposed: {expected}")
+        assert dock.proposal.label.text().startswith(f"Proposed: {expected}")
         assert not dock.proposal.button.isVisibleTo(dock)
-    assert "no network fits" in dock.proposal.text.text()
+    assert "no network fits" in dock.proposal.label.text()
 
 
 def test_the_users_own_choice_stays_and_the_proposal_is_only_told(qtbot, dock, add, known):
@@ -85,7 +85,7 @@ def test_the_users_own_choice_stays_and_the_proposal_is_only_told(qtbot, dock, a
     open_as(dock, add, "a_T1w", (2, 2, 2))
     known(dock)
     assert dock.models.currentText() == "thick"
-    assert dock.proposal.text.text().startswith("Better suited: iso")
+    assert dock.proposal.label.text().startswith("Better suited: iso")
     assert dock.light.text() == "red"
     assert dock.proposal.button.isVisibleTo(dock)
     qtbot.mouseClick(dock.proposal.button, Qt.MouseButton.LeftButton)
@@ -94,7 +94,7 @@ def test_the_users_own_choice_stays_and_the_proposal_is_only_told(qtbot, dock, a
     open_as(dock, add, "b_T2w", (1, 1, 4))
     known(dock)
     assert dock.models.currentText() == "iso"
-    assert dock.proposal.text.text().startswith("Better suited: thick")
+    assert dock.proposal.label.text().startswith("Better suited: thick")
 
 
 def test_a_model_of_an_earlier_session_is_the_users_own(qtbot, pair, fake, add, known, monkeypatch):
@@ -174,7 +174,7 @@ def test_a_reference_turns_the_proposal(dock, add, known):
     assert dock.models.currentText() == "iso"
     open_as(dock, add, "a_T1w", (1, 1, 1), Role.REFERENCE)
     assert dock.models.currentText() == "guided"
-    assert "reference a_T1w" in dock.proposal.text.text()
+    assert "reference a_T1w" in dock.proposal.label.text()
     assert dock.light.text() == "green"
 
 
@@ -247,7 +247,7 @@ def test_nothing_is_cut_off_in_a_narrow_dock(qtbot, pair, dock, add, known):
     open_as(dock, add, "a_FLAIR", (1, 1, 6))
     known(dock)
     dock.light.setChecked(True)
-    inside, labels = (dock.light, dock.proposal.button, dock.light.try_button), (dock.light.reasons, dock.proposal.text)
+    inside, labels = (dock.light, dock.proposal.button, dock.light.try_button), (dock.light.reasons, dock.proposal.label)
     # The layout follows on later turns of the event loop.
     qtbot.waitUntil(lambda: all(w.mapTo(dock, w.rect().topRight()).x() <= dock.width() for w in inside), timeout=SOON)
     qtbot.waitUntil(lambda: all(label.height() >= label.heightForWidth(label.width()) for label in labels), timeout=SOON)

@@ -136,12 +136,12 @@ def test_names_that_cannot_be_are_refused(ready, said, name, words):
 def test_a_recipe_is_edited_as_text(qtbot, dock, monkeypatch, tmp_path):
     editor = RecipeEditor(dock.form.recipe(), dock)
     qtbot.addWidget(editor)
-    good = editor.text.toPlainText()
-    editor.text.setPlainText(good + "colour: red\n")
+    good = editor.editor.toPlainText()
+    editor.editor.setPlainText(good + "colour: red\n")
     editor.accept()
     assert editor.result() != QDialog.DialogCode.Accepted
     assert "colour" in editor.problem.text()
-    editor.text.setPlainText(good.replace("seed: 0", "seed: 7"))
+    editor.editor.setPlainText(good.replace("seed: 0", "seed: 7"))
     monkeypatch.setattr("napari_mrsr.gui.train_yaml.QFileDialog.getSaveFileName", lambda *_: (str(tmp_path / "mine.yaml"), ""))
     editor.save()
     assert load_recipe(tmp_path / "mine.yaml").seed == 7

@@ -86,7 +86,7 @@ def test_docks_open_with_a_hint_that_can_be_sent_away(qtbot, viewer):
     qtbot.waitUntil(lambda: window.findChild(SuperResolveDock) is not None)
     dock = window.findChild(SuperResolveDock)
     qtbot.waitUntil(dock.hint.isVisible)
-    assert "cubic" in dock.hint.text.text()
+    assert "cubic" in dock.hint.label.text()
     assert {f"{name} ({PLUGIN})" for name in (MAIN, *SIDE)} <= set(viewer.window.dock_widgets)
     qtbot.mouseClick(dock.hint.close_button, Qt.MouseButton.LeftButton)
     assert not dock.hint.isVisible()
