@@ -317,7 +317,10 @@ class WorkerClient(QObject):
 
     def _handle_run(self, kind: str, event: dict[str, Any]) -> None:
         if kind == "started":
-            self._live = event["live"]["path"], take_volume(event["live"])
+            try:
+                self._live = event["live"]["path"], take_volume(event["live"])
+            except FileNotFoundError:  # it was stopped before we looked; the event that says so is on its way
+                return
             self.started.emit({**event, "live": self._live[1]})
         elif kind == "progress":
             self.progress.emit(event)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 NEVER = -1
 
 
@@ -25,6 +25,7 @@ def tune_process() -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(_M_MMAP_MAX, 0)
             libc.mallopt(_M_TRIM_THRESHOLD, NEVER)
+            libc.mallopt(_M_ARENA_MAX, 1)  # a thread of its own would get an arena of its own, to which the above does not apply
         except (OSError, AttributeError):  # another C library: nothing to tune
             pass
     if "OMP_NUM_THREADS" not in os.environ:

@@ -51,7 +51,7 @@ def test_all_methods_of_a_row_give_one_result(script, tmp_path, name, dimension)
     assert found["monai"]["seam"] < 0.05
     assert found["plain"]["seam"] < 0.05
     assert found["ours float32"]["precision"] == "float32"
-    assert 0 < found["ours"]["first_share"] <= 1
+    assert 0 < found["ours watched"]["first_share"] <= 1
     assert row["network_of_peak"] == pytest.approx(found["network"]["flop"] / found["network"]["seconds"] / 1e9 / (300 if dimension == 2 else 200))
     text = engine.table({"machine": "m", "device": "cpu", "size": "tiny", "repeat": 1, "peak_gflops": PEAK, "rows": {name: row}})
     assert name in text

@@ -9,6 +9,7 @@ from qtpy.QtCore import QObject, Qt
 from napari_mrsr.gui.live_result import LiveResult
 from napari_mrsr.gui.session import Role, Session
 from napari_mrsr.gui.super_resolve_dock import SuperResolveDock
+from napari_mrsr.gui.worker_client import WorkerClient
 from napari_mrsr.volume import Volume
 
 MINUTE = 60_000
@@ -106,3 +107,14 @@ def test_a_real_run_grows_pauses_and_ends_as_a_candidate(pair, qtbot, said, monk
         assert result.data.std() > 0.5 * session.volume(session.layer(Role.LOW_RESOLUTION)).data.std()
     finally:
         dock.client.close()
+
+
+def test_a_run_stopped_before_the_window_looked_ends_without_a_word(qtbot, tmp_path):
+    client, told = WorkerClient(), []
+    client.started.connect(told.append)
+    client.cancelled.connect(lambda: told.append("cancelled"))
+    client._run_id = 1
+    gone = {"path": str(tmp_path / "gone.raw"), "dtype": "<f4", "shape": [2, 2, 2], "affine": np.eye(4).tolist(), "name": "SR", "record": {}}
+    client._handle({"event": "started", "id": 1, "live": gone})
+    client._handle({"event": "cancelled", "id": 1})
+    assert told == ["cancelled"]
