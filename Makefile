@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Where there is no screen, a virtual one with software OpenGL.
 SCREEN := $(if $(DISPLAY)$(WAYLAND_DISPLAY),,xvfb-run -a -s "-screen 0 1280x1024x24")
 
-.PHONY: demo test test-qt6 check screenshots zoo clean
+.PHONY: demo test check screenshots zoo clean
 
 demo:  ## the main job on the shipped sample: a napari window, or files in out/ where there is no screen
 	@.ci/setup pyqt5

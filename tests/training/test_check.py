@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from napari_mrsr.degradation import Degradation, degrade
-from napari_mrsr.io import write_volume
 from napari_mrsr.training.check import check_recipe
 from napari_mrsr.training.recipe import Recipe, load_recipe
 
@@ -29,19 +28,6 @@ def recipe(root, network="cftn", protocol="gaussian", augmentation=None, start=N
     if network != "cftn":
         content |= {"network": {"name": network}, "degradation": {"protocol": protocol, "scale": 2}}
     return Recipe.model_validate(content)
-
-
-@pytest.fixture
-def put(tmp_path, make_volume):
-    """Write volumes by file name; the seed tells the head."""
-
-    def write(name, seed=0, shape=(40, 44, 38), voxel=(1.0, 1.0, 1.0), change=lambda v: v):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_volume(change(make_volume(shape, voxel, sigma=1.2, seed=seed)), path)
-        return path
-
-    return write
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 
 from napari_mrsr.errors import InputError
 from napari_mrsr.grid import lattice_offset
-from napari_mrsr.io import write_volume
 from napari_mrsr.training.data import load_study
 from napari_mrsr.training.recipe import Recipe
 from napari_mrsr.training.sources import GAP_MM, check_people, find_split, load_split
@@ -27,19 +26,6 @@ def recipe(root, protocol="gaussian", network="cftn", scale=2, size=6, seed=0, a
             "seed": seed,
         }
     )
-
-
-@pytest.fixture
-def put(tmp_path, make_volume):
-    """Write volumes by file name; the seed tells the head."""
-
-    def write(name, seed=0, shape=(40, 44, 38), voxel=(1.0, 1.0, 1.0), change=lambda v: v):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_volume(change(make_volume(shape, voxel, sigma=1.2, seed=seed)), path)
-        return path
-
-    return write
 
 
 # --- people ---------------------------------------------------------------------------------------------------------------------------

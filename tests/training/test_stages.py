@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_stages import FDVIT, KINDS, TRANSMRSR, losses, of, staged_recipe, write_people
+from tiny_stages import FDVIT, KINDS, TRANSMRSR, losses, of
 
 from napari_mrsr.errors import InputError
 from napari_mrsr.training.jobs import write_model
@@ -15,26 +13,6 @@ from napari_mrsr.training.stages import all_splits, make_stage, stage_names
 from napari_mrsr.training.stages.transmrsr import sliced_distance
 from napari_mrsr.zoo import load_network, sha256_of
 from napari_mrsr.zoo.cards import read_card
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory, make_volume):
-    return partial(staged_recipe, write_people(tmp_path_factory.mktemp("data"), make_volume))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(recipe, tmp_path_factory):
-    """Folder and events of a whole run of each kind, made once."""
-    kept = {}
-
-    def run(kind):
-        if kind not in kept:
-            folder = tmp_path_factory.mktemp(kind)
-            kept[kind] = folder, list(train(recipe(kind), folder / "state.pt", accelerator="cpu"))
-        return kept[kind]
-
-    return run
-
 
 # --- a whole run ----------------------------------------------------------------------------------------------------------------------
 

@@ -3,35 +3,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_stages import FDVIT, losses, of, staged_recipe, write_people
+from tiny_stages import FDVIT, losses, of
 
 from napari_mrsr.errors import InputError, OutputError
 from napari_mrsr.training.loop import Noticed, StageDone, StageScored, StageStarted, StepDone, TrainingDone, ValidationDone, train
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory, make_volume):
-    return partial(staged_recipe, write_people(tmp_path_factory.mktemp("data"), make_volume))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(recipe, tmp_path_factory):
-    """Folder and events of a whole run of each kind, made once."""
-    kept = {}
-
-    def run(kind):
-        if kind not in kept:
-            folder = tmp_path_factory.mktemp(kind)
-            kept[kind] = folder, list(train(recipe(kind), folder / "state.pt", accelerator="cpu"))
-        return kept[kind]
-
-    return run
-
 
 # --- never lost -----------------------------------------------------------------------------------------------------------------------
 
