@@ -246,15 +246,15 @@ def test_the_check_tells_what_there_is_and_what_is_wrong(qtbot, ready):
     qtbot.mouseClick(check.button, Qt.MouseButton.LeftButton)
     assert not check.button.isEnabled()
     qtbot.waitUntil(check.button.isEnabled, timeout=PATIENCE)
-    assert "Ready to start" in check.text.text()
-    assert "2 volumes of 2 people" in check.text.text()
+    assert "Ready to start" in check.findings.text()
+    assert "2 volumes of 2 people" in check.findings.text()
     assert ready.device.findText("cpu") >= 0
     ready.form.patch.setValue(600)
-    assert check.text.text() == ""
+    assert check.findings.text() == ""
     qtbot.mouseClick(check.button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(check.button.isEnabled, timeout=PATIENCE)
-    assert "Ready to start" not in check.text.text()
-    assert "patch" in check.text.text()
+    assert "Ready to start" not in check.findings.text()
+    assert "patch" in check.findings.text()
     assert list_runs() == []
     assert not list(Path(os.environ["XDG_DATA_HOME"]).rglob(".draft*"))
 
@@ -263,7 +263,7 @@ def test_a_check_that_dies_is_said(qtbot, ready, monkeypatch):
     monkeypatch.setattr("napari_mrsr.gui.train_check.sys.executable", "/no/such/python")
     ready.check.button.click()
     qtbot.waitUntil(ready.check.button.isEnabled, timeout=60_000)
-    assert "could not be started" in ready.check.text.text()
+    assert "could not be started" in ready.check.findings.text()
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------------------------
