@@ -12,7 +12,7 @@ demo:  ## the main job on the shipped sample: a napari window, or files in out/ 
 
 test:  ## all tests; those of the windows on PyQt5 and PyQt6, side by side
 	@.ci/setup pyqt5,pyqt6,tissue,dev
-	QT_API=pyqt5 $(BIN)/python -m pytest -q --ignore=tests/gui
+	QT_API=pyqt5 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/gui
 	@echo "tests/gui on PyQt5 and PyQt6"; log=$$(mktemp); \
 	(QT_API=pyqt6 PYTEST_QT_API=pyqt6 $(SCREEN) $(BIN)/python -m pytest -q -m "not slow" tests/gui > $$log 2>&1) & other=$$!; \
 	QT_API=pyqt5 $(SCREEN) $(BIN)/python -m pytest -q tests/gui; first=$$?; \

@@ -497,7 +497,7 @@ def recipe(place, make_volume, monkeypatch):
 def test_train_then_evaluate(done, call, recipe, place, tmp_path):
     common = ("train", recipe, "--data", "data", "--steps", 4, "--device", "cpu")
     printed = done(*common).split()
-    assert printed == [str(tmp_path / "models" / "tiny.safetensors"), str(tmp_path / "models" / "tiny.json")]
+    assert printed == [str(tmp_path / "models" / f"tiny{suffix}") for suffix in (".safetensors", ".json", ".md")]
     assert "tiny" in done("models")
     before = contents(tmp_path / "models")
     result = call(*common)

@@ -11,7 +11,7 @@ import torch
 from napari_mrsr.degradation import Degradation, degrade
 from napari_mrsr.io import read_sidecar, read_volume, write_volume
 from napari_mrsr.networks import create
-from napari_mrsr.zoo import Card, save_weights, sha256_of
+from napari_mrsr.zoo import Card, card_page, get_card, save_weights, sha256_of
 
 NETWORKS = {
     "cftn": ("gaussian", {"channels": 4, "blocks": 2, "ca_reduction": 2}),
@@ -77,6 +77,13 @@ def low(make_volume, tmp_path):
     truth = make_volume((36, 40, 38), (1, 1, 1), (8, 4, 12))
     write_volume(degrade(truth, Degradation()), tmp_path / "lr.nii.gz")
     return truth
+
+
+def test_a_card_is_printed_as_a_page(done):
+    page = done("models", "card", "cftn-x2")
+    assert page.startswith("# cftn-x2\n")
+    assert "arc2017" in page
+    assert page == card_page(get_card("cftn-x2"))
 
 
 def test_a_model_describes_itself(done, add):

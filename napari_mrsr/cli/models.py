@@ -66,6 +66,17 @@ def show(
     say(json.dumps(facts, indent=2))
 
 
+@listing.command("card")
+def card(model: Annotated[str, typer.Argument(help="A name from `napari-mrsr models`.")]) -> None:
+    """Print a model's card: what it was made from, what it is good for, and its scores on people it never saw; as Markdown.
+
+    Example: napari-mrsr models card cftn-x2
+    """
+    from napari_mrsr.zoo import card_page, get_card
+
+    say(card_page(get_card(model)).rstrip())
+
+
 @listing.command("import")
 def import_weights(
     file: Annotated[Path, typer.Argument(help="Checkpoint of a public DCAMSR or TransMRSR implementation, or safetensors with its card.")],

@@ -5,10 +5,11 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QMessageBox, QProgressBar, QPushButton, QWidget
 
 from napari_mrsr.errors import InputError
+from napari_mrsr.gui.card_dialog import CardDialog
 from napari_mrsr.gui.diagnostics_action import diagnostics_action
 from napari_mrsr.gui.dock import START_WORKER_MS, Dock, combo, cut, note, warn, when_removed
 from napari_mrsr.gui.domain_light import DomainLight
@@ -61,7 +62,7 @@ class SuperResolveDock(Dock):
         self.summary, self.warning = note(name="summary"), note(name="warning")
         self.run_button, self.pause_button = QPushButton("Run"), QPushButton("Pause")
         self.skip_button, self.cancel_button = QPushButton("Skip"), QPushButton("Cancel")
-        self.import_button = ImportButton()
+        self.import_button, self.card_button = ImportButton(), QPushButton("Model card...")
         self.progress = QProgressBar()
         self.status, self.scores, self.made = note(name="status"), note(name="scores"), note(name="how it was made")
         self.saving = SaveBox(self.session)
@@ -138,26 +139,19 @@ class SuperResolveDock(Dock):
         self.cancel_button.setToolTip("Stop this run and begin no other; what is finished stays")
         self.also.setToolTip("Other models to run after this one, with the same options, into the same workspace")
         self.help_button.setToolTip("Versions, devices and graphics onto the clipboard, for a support request (also in the Help menu)")
-        for name in ("run", "pause", "skip", "cancel", "help"):
+        self.card_button.setToolTip("What the model was made from, what it is good for, and its scores on people it never saw")
+        for name in ("run", "pause", "skip", "cancel", "help", "card"):
             getattr(self, f"{name}_button").setObjectName(f"{name} button")
-        choice = QWidget()
-        beside = QHBoxLayout(choice)
-        beside.setContentsMargins(0, 0, 0, 0)
-        for widget in (QLabel("Model"), self.models, self.light):
-            beside.addWidget(widget, 1 if widget is self.models else 0)
+        choice = _side_by_side(QLabel("Model"), self.models, self.light, wide=self.models)
         where = QWidget()
         rows = QFormLayout(where)
         rows.setContentsMargins(0, 0, 0, 0)
         rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         rows.addRow(self.also)
-        rows.addRow("", self.import_button)
+        rows.addRow(_side_by_side(self.card_button, self.import_button))
         rows.addRow("Region", self.region)
         rows.addRow("Device", self.device)
-        buttons = QWidget()
-        line = QHBoxLayout(buttons)
-        line.setContentsMargins(0, 0, 0, 0)
-        for button in (self.run_button, self.pause_button, self.skip_button, self.cancel_button):
-            line.addWidget(button)
+        buttons = _side_by_side(self.run_button, self.pause_button, self.skip_button, self.cancel_button)
         advice = (self.light.details, self.proposal)
         told = (self.summary, self.warning)
         for widget in (QLabel("<b>Super-resolve</b>"), self.hint, self.roles, choice, *advice, where, self.form.native, self.maps, *told):
@@ -185,6 +179,7 @@ class SuperResolveDock(Dock):
         self.light.asked.connect(self.guarded(self.try_piece))
         self.run_form.on_protocol(self._describe)
         self.import_button.imported.connect(self._imported)
+        self.card_button.clicked.connect(self.show_card)
         ModelFolder(self).changed.connect(self.session.models_changed.emit)
         for source in (self.import_button.failed, self.region.failed, self.saving.failed, self.queue.refused):
             source.connect(self.report)
@@ -245,6 +240,12 @@ class SuperResolveDock(Dock):
         self._trying = self._open()
         self.light.try_button.setEnabled(False)
         self.light.try_button.setText("Trying...")
+
+    def show_card(self) -> None:
+        """Show the chosen model's card in a window of its own."""
+        dialog = CardDialog(self._cards[self.models.currentText()], self)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.show()
 
     def _open(self) -> tuple[Any, ...]:
         """What stands for the model and the layers that are chosen."""
@@ -382,3 +383,13 @@ class SuperResolveDock(Dock):
         self.session.models_changed.emit()
         self.models.setCurrentText(name)
         self.status.setText(f"Imported: {name} is in the list of models now.")
+
+
+def _side_by_side(*widgets: QWidget, wide: QWidget | None = None) -> QWidget:
+    """Widgets in a row; `wide` takes the room that is left."""
+    row = QWidget()
+    line = QHBoxLayout(row)
+    line.setContentsMargins(0, 0, 0, 0)
+    for widget in widgets:
+        line.addWidget(widget, 1 if widget is wide else 0)
+    return row

@@ -125,11 +125,8 @@ def _order(card: Card, verdict: Verdict, referenced: bool, pattern: str, wanted:
 
 def _gain(card: Card) -> float:
     """Mean dB over the best other method, in the noise-free lines of a card's own table; 0 where it has none."""
-    gains = [
-        line.psnr[card.name] - max(value for method, value in line.psnr.items() if method != card.name)
-        for line in card.quality
-        if line.noise == 0 and card.name in line.psnr and len(line.psnr) > 1
-    ]
+    lines = [(line.own(card.name), line.others(card.name)) for line in card.quality if line.noise == 0]
+    gains = [max(own.values()) - max(others.values()) for own, others in lines if own and others]
     return float(np.mean(gains)) if gains else 0.0
 
 

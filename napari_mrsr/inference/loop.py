@@ -76,19 +76,25 @@ class TileLoop:
         self._pace, self._shown, self._journal = pace, shown, journal
         self._batch = plan.batch
         self._previewed: list[slice] = []
+        self._ready: list[tuple[Tile, Pieces, int]] = []
         self.tiles_done, self.shrunk = 0, False
         """Tiles done, and whether memory ran out on the way."""
 
     def __iter__(self) -> Iterator[TileDone | Noticed | Rested | float]:
         """Run; numbers are the share of the pass under way that is done (progress)."""
-        # Planes of a second orientation are averaged into those of the first, so they come after them.
-        for turn, stack in enumerate(dict.fromkeys(tile.stack for tile in self._plan.tiles)):
-            queue = TileQueue(self._left(turn, stack), self._focus)
-            while len(queue):
-                yield from self._rest()
-                if self._shown and stack is None:
-                    yield from self._preview(queue)
-                yield from self._do(queue.pop(self._batch), turn, queue)
+        try:
+            # Planes of a second orientation are averaged into those of the first, so they come after them.
+            for turn, stack in enumerate(dict.fromkeys(tile.stack for tile in self._plan.tiles)):
+                queue = TileQueue(self._left(turn, stack), self._focus)
+                while len(queue):
+                    yield from self._rest()
+                    if self._shown and stack is None:
+                        yield from self._preview(queue)
+                    yield from self._do(queue.pop(self._batch), turn, queue)
+            yield from self._put_down()
+        finally:
+            for _ in self._put_down():  # what is finished stays, also of a run that is stopped
+                pass
 
     def _left(self, turn: int, stack: int | None) -> list[Tile]:
         """Tiles of a turn that an earlier run has not done."""
@@ -122,14 +128,7 @@ class TileLoop:
                 raise
             yield from self._shrink(tiles, queue, error)
             return
-        for tile, pieces in zip(tiles, found, strict=True):
-            if self._journal is not None:
-                self._journal.begin(tile, turn)
-            block = paste(self._feed, tile, pieces, self._outs, turn)
-            if self._journal is not None:
-                self._journal.end(tile, turn)
-            if block is not None:
-                yield TileDone(block)
+        self._ready = [(tile, pieces, turn) for tile, pieces in zip(tiles, found, strict=True)]
         self._pace.end()
         # Where the eye moved on before the slab made for it was begun, a larger tile may have covered it.
         covered = [t for tile in tiles for t in queue.drop_inside(tile)] if self._shown else []
@@ -137,12 +136,25 @@ class TileLoop:
         self.tiles_done += len(tiles) + len(covered)
         yield 0.0
 
-    def _run(self, tiles: list[Tile]) -> Generator[float | Rested, None, list[Pieces]]:
+    def _put_down(self) -> Iterator[TileDone]:
+        """Write finished tiles to where the result grows; done while the network is at work on the next ones."""
+        while self._ready:
+            tile, pieces, turn = self._ready.pop(0)
+            if self._journal is not None:
+                self._journal.begin(tile, turn)
+            block = paste(self._feed, tile, pieces, self._outs, turn)
+            if self._journal is not None:
+                self._journal.end(tile, turn)
+            if block is not None:
+                yield TileDone(block)
+
+    def _run(self, tiles: list[Tile]) -> Generator[float | Rested | TileDone, None, list[Pieces]]:
         maps = tuple(name for name in self._outs if name)
         self._monitor.restart()
         self._pace.begin(sum(t.voxels for t in tiles))
         try:
             future = self._pool.submit(self._feed.run_batch, tiles, Recorder(maps) if maps else None)
+            yield from self._put_down()
             yield from self._wait(future)
             return future.result()
         except Exception:
@@ -166,11 +178,12 @@ class TileLoop:
                 yield Rested(False)
             return
 
-    def _rest(self) -> Iterator[Rested]:
+    def _rest(self) -> Iterator[Rested | TileDone]:
         """Between tiles the device can be given free altogether."""
         self._control.check()
         if not self._control.paused:
             return
+        yield from self._put_down()
         self._feed.leave_device()
         yield Rested(True)
         while self._control.paused:

@@ -84,7 +84,7 @@ def added_cost(reference: NDArray[Any], image: NDArray[Any], gain: float, psnr: 
 
 def expected_psnr(card: Card) -> float:
     """What a model reaches at best, with something to spare."""
-    reached = [row.psnr[card.name] for row in card.quality if card.name in row.psnr]
+    reached = [value for row in card.quality for value in row.own(card.name).values()]
     return max(reached) + ABOVE_CARD if reached else PSNR
 
 

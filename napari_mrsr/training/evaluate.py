@@ -7,18 +7,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from napari_mrsr.degradation import Degradation, degrade, get_protocol
 from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation import compare
 from napari_mrsr.inference import super_resolve
-from napari_mrsr.io import write_json
 from napari_mrsr.training.data import Study, find_volumes, load_study, subject
 from napari_mrsr.training.recipe import DataPart
 from napari_mrsr.volume import Volume
-from napari_mrsr.zoo import Card, Quality, get_card, list_models
+from napari_mrsr.zoo import Card, Quality, get_card, list_models, write_card
+from napari_mrsr.zoo.cards import ANOTHER
 
 CONVENTION = "mrsr-1"
-WIDTH = 20
+LEAST_WIDTH = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,24 +58,21 @@ def evaluate_model(model: str, paths: Sequence[Path], noise: Sequence[float], ca
     card = get_card(model)
     if card_command is not None and not card.learned:
         raise InputError(f"{model} has no card file to write a table into; leave --card out.")
-    known = {entry.subject for entry in card.data}
-    data = _data(card)
     degradation = Degradation.create(protocol=card.protocol or "gaussian", scale=card.scale or 2)
     table: list[Quality] = []
-    for path in _volumes(card, paths):
-        if subject(path) in known:
-            raise InputError(f"{path.name}: {subject(path)} was used to train or choose {model}; give people it never saw.")
-        study = load_study(path, data, require_reference=card.reference == "needed")
+    studies = _studies(card, paths)
+    for person, study in studies:
         truth = _even(study.image, degradation)
-        entries = _entries(card, study)
-        yield f"{'volume':<14}{'noise':>6}  " + "".join(f"{e.name:>{WIDTH}}" for e in entries)
+        entries = _entries(card, study, [other for name, other in studies if name != person])
+        widths = [max(LEAST_WIDTH, len(e.name) + 2) for e in entries]
+        yield f"{'volume':<14}{'noise':>6}  " + "".join(f"{e.name:>{w}}" for e, w in zip(entries, widths, strict=True))
         for level in noise:
             low = degrade(truth, degradation.model_copy(update={"noise": level}))
             volumes = [super_resolve(low, e.model, reference=e.reference).replace(name=e.name) for e in entries]
             scores = compare(truth, volumes, convention=CONVENTION).results
             table.append(
                 Quality(
-                    subject=subject(path),
+                    subject=person,
                     convention=CONVENTION,
                     protocol=f"{card.protocol} x{card.scale}",
                     noise=level,
@@ -81,11 +80,21 @@ def evaluate_model(model: str, paths: Sequence[Path], noise: Sequence[float], ca
                     ssim={s.name: round(s.ssim, 4) for s in scores},
                 )
             )
-            yield f"{subject(path):<14}{level:>5g}%  " + "".join(f"{f'{s.psnr:.2f} / {s.ssim:.4f}':>{WIDTH}}" for s in scores)
+            yield f"{person:<14}{level:>5g}%  " + "".join(f"{f'{s.psnr:.2f} / {s.ssim:.4f}':>{w}}" for s, w in zip(scores, widths, strict=True))
     if card_command is not None:
         updated = card.model_copy(update={"quality": tuple(table), "quality_command": card_command})
-        path = write_json(updated.model_dump(mode="json"), Path(card.folder) / f"{card.name}.json", overwrite=True)
+        path, _ = write_card(updated, Path(card.folder), overwrite=True)
         yield f"written: {path} ({time.strftime('%Y-%m-%d')})"
+
+
+def _studies(card: Card, paths: Sequence[Path]) -> list[tuple[str, Study]]:
+    """Test volumes with their references, by person."""
+    known, data, found = {entry.subject for entry in card.data}, _data(card), []
+    for path in _volumes(card, paths):
+        if subject(path) in known:
+            raise InputError(f"{path.name}: {subject(path)} was used to train or choose {card.name}; give people it never saw.")
+        found.append((subject(path), load_study(path, data, require_reference=card.reference == "needed")))
+    return found
 
 
 def _volumes(card: Card, paths: Sequence[Path]) -> list[Path]:
@@ -114,13 +123,28 @@ def _data(card: Card) -> DataPart:
     return DataPart(train=(), **kept)
 
 
-def _entries(card: Card, study: Study) -> list[_Entry]:
+def _entries(card: Card, study: Study, others: Sequence[Study]) -> list[_Entry]:
+    """Columns for one person; with references also what a wrong one costs: the first contrast of somebody else."""
     entries = [_Entry(c.name, c.name) for c in list_models() if not c.learned]
     if not card.learned:
         return entries
     if card.reference != "needed":
         entries.append(_Entry(f"{card.name} alone" if study.references else card.name, card.name))
-    return entries + [_Entry(f"{card.name} {_contrast(r)}", card.name, r) for r in study.references]
+    entries += [_Entry(f"{card.name} {_contrast(r)}", card.name, r) for r in study.references]
+    strangers = [r for other in others for r in other.references if study.references and _contrast(r) == _contrast(study.references[0])]
+    return entries + [_Entry(f"{card.name} {_contrast(r)}{ANOTHER}", card.name, _laid_over(r, study.image)) for r in strangers[:1]]
+
+
+def _laid_over(reference: Volume, image: Volume) -> Volume:
+    """Somebody else's contrast on the voxels of an image, centre on centre, cut or filled with its darkest value."""
+    data = np.full(image.shape, reference.data.min(), np.float32)
+    target, source = [], []
+    for n, m in zip(image.shape, reference.shape, strict=True):
+        length = min(n, m)
+        target.append(slice((n - length) // 2, (n - length) // 2 + length))
+        source.append(slice((m - length) // 2, (m - length) // 2 + length))
+    data[tuple(target)] = reference.data[tuple(source)]
+    return image.replace(data=data, name=reference.name)
 
 
 def _contrast(volume: Volume) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from napari_mrsr.errors import InputError
-from napari_mrsr.io import make_folder, require_writable, write_json
+from napari_mrsr.io import make_folder, require_writable
 from napari_mrsr.networks import Architecture, create, get_architecture
 from napari_mrsr.training.data import subject
 from napari_mrsr.training.domain import trained_domain
@@ -31,7 +31,7 @@ from napari_mrsr.training.parallel import Machines, is_main_process
 from napari_mrsr.training.recipe import Recipe, VitStage
 from napari_mrsr.training.sources import Split, find_split
 from napari_mrsr.training.stages import NAME, all_splits
-from napari_mrsr.zoo import Card, TrainingData, save_weights, sha256_of, user_weights_folder
+from napari_mrsr.zoo import Card, TrainingData, save_weights, sha256_of, user_weights_folder, write_card
 from napari_mrsr.zoo.cards import read_card
 
 REPORT_STEPS = 50
@@ -68,7 +68,7 @@ def train_to_files(
     if resume and stage is None and (finished := _finished(recipe, folder)):
         say(f"{recipe.name} was trained by this recipe already.")
         return finished
-    for path in (folder / f"{recipe.name}.safetensors", folder / f"{recipe.name}.json"):
+    for path in (folder / f"{recipe.name}{suffix}" for suffix in (".safetensors", ".json", ".md")):
         if stage in (None, NAME):
             require_writable(path, overwrite)
     checkpoint = make_folder("runs") / f"{recipe.name}-{recipe.hash}.pt"
@@ -111,14 +111,13 @@ def write_model(done: TrainingDone, folder: Path, overwrite: bool) -> list[Path]
     recipe = done.recipe
     if not np.isfinite(done.psnr):
         raise InputError("The training ended before its first validation; let it run longer.")
-    weights, card_path = folder / f"{recipe.name}.safetensors", folder / f"{recipe.name}.json"
+    weights = folder / f"{recipe.name}.safetensors"
     kind = {"float32": torch.float32, "float16": torch.float16}[recipe.storage]
     stored = {k: v.to(kind) if v.is_floating_point() else v for k, v in done.weights.items()}
     card = make_card(done)
     save_weights(stored, weights, {"name": recipe.name, "architecture": recipe.network.name, "recipe": recipe.hash}, overwrite)
     card = card.model_copy(update={"weights": weights.name, "sha256": sha256_of(weights), "size": weights.stat().st_size})
-    write_json(card.model_dump(mode="json"), card_path, overwrite)
-    return [weights, card_path]
+    return [weights, *write_card(card, folder, overwrite)]
 
 
 def _line(event: Event, steps: int) -> str | None:

@@ -58,8 +58,15 @@ class Domain(_Part):
         return tuple(dict.fromkeys(name for entry in self.contrasts for name in entry.partition(_GUIDED)[2].split(" or ") if name))
 
 
+ANOTHER = " of another"
+"""End of a column's name: the reference contrast of somebody else, to see what a wrong one costs."""
+
+
 class Quality(_Part):
-    """One line of the quality table: PSNR (dB) and SSIM by method on one volume, in one convention."""
+    """One line of the quality table: PSNR (dB) and SSIM by method on one volume, in one convention.
+
+    A model that takes references has a column for each: ``NAME alone``, ``NAME T1w``, ``NAME T1w of another``.
+    """
 
     subject: str
     convention: str
@@ -67,6 +74,18 @@ class Quality(_Part):
     noise: float
     psnr: dict[str, float]
     ssim: dict[str, float]
+
+    def own(self, model: str) -> dict[str, float]:
+        """PSNR of a model's columns, but for wrong references."""
+        return {name: value for name, value in self.psnr.items() if _is_of(name, model) and not name.endswith(ANOTHER)}
+
+    def others(self, model: str) -> dict[str, float]:
+        """PSNR of the methods that it is compared with."""
+        return {name: value for name, value in self.psnr.items() if not _is_of(name, model)}
+
+
+def _is_of(column: str, model: str) -> bool:
+    return column == model or column.startswith(f"{model} ")
 
 
 class Card(_Part):

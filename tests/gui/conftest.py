@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import functools
 import gc
 
 import numpy as np
@@ -26,6 +28,28 @@ def _quick_collections():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _manifests_are_parsed_once():
+    """Every viewer reads the manifests of all plugins again."""
+    from npe2.manifest import _bases
+
+    parsed = functools.cache(_bases._load_yaml_no_duplicates)
+
+    def load(stream):
+        return copy.deepcopy(parsed(stream if isinstance(stream, str) else stream.read()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_bases, "_load_yaml_no_duplicates", load)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _collections_stay_quick():
+    """What survives a test (caches of napari, Qt's menus) is walked through by every later collection, and there are several a test."""
+    yield
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

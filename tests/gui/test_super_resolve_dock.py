@@ -12,6 +12,7 @@ from qtpy.QtCore import Qt
 
 from napari_mrsr.evaluation import compare
 from napari_mrsr.gui import _compat
+from napari_mrsr.gui.card_dialog import CardDialog
 from napari_mrsr.gui.layers import layer_to_volume
 from napari_mrsr.gui.region_box import BOX, SLICE
 from napari_mrsr.gui.run_queue import Task
@@ -245,6 +246,20 @@ def _alive(number: int) -> bool:
         return False
     with open(f"/proc/{number}/stat") as stream:
         return stream.read().split()[2] != "Z"
+
+
+def test_the_card_opens_as_a_page(qtbot, dock):
+    dock.models.setCurrentText("cftn-x2")
+    qtbot.mouseClick(dock.card_button, Qt.MouseButton.LeftButton)
+    (dialog,) = dock.findChildren(CardDialog)
+    assert dialog.isVisible()
+    assert dialog.windowTitle() == "Model card: cftn-x2"
+    text = dialog.page.toPlainText()
+    assert "Not for diagnosis" in text
+    assert "30.02 / 0.9619" in text
+    assert "|" not in text  # tables are drawn as such
+    with qtbot.waitSignal(dialog.destroyed):
+        dialog.reject()
 
 
 def test_devices_appear_when_the_worker_reports_them(qtbot, dock):

@@ -11,6 +11,7 @@ from toy_network import FLOAT32, LAYERS, Convolutions, Layer, textured
 
 from napari_mrsr.errors import Cancelled
 from napari_mrsr.inference import Control, Progress, Rested, RunDone, RunOptions, RunStarted, TileDone, loop, run, super_resolve
+from napari_mrsr.inference.feed import Feed
 from napari_mrsr.inference.order import TileQueue, distance
 from napari_mrsr.inference.store import Store
 from napari_mrsr.inference.tiles import halves, make_planes, make_tiles, slab
@@ -110,14 +111,14 @@ def test_the_slice_on_the_screen_is_previewed_then_exact_within_a_quarter(make_v
     at, gain = world(volume, (12, 12, 70)), intensity_range(volume.data)
     control = Control()
     control.look(at)
-    seen, live = [], None
+    seen, live, share = [], None, None
     for event in run(volume, RunOptions.create(model=toy), control=control):
         if isinstance(event, RunStarted):
             live = event.live
             started = np.array(live.data)
         if isinstance(event, TileDone):
             seen.append((event, np.array(live.data[..., 140:142])))
-        if isinstance(event, Progress) and event.tile == 1 and len(seen) == 2:
+        if isinstance(event, Progress) and event.tile == 1 and share is None:
             share = event.fraction
     result = event.volume
     assert isinstance(event, RunDone)
@@ -142,12 +143,51 @@ def test_moving_to_another_slice_changes_what_comes_next(make_volume, toy):
         if isinstance(event, TileDone) and not event.preview:
             blocks.append(event.block[2])
             control.look(world(volume, (8, 8, 60)))
-    assert blocks == [(0, 32), (96, 128), (64, 96), (32, 64)]
+    # The tile that is under way when the first one is shown is not thrown away.
+    assert blocks == [(0, 32), (32, 64), (96, 128), (64, 96)]
 
 
 def test_a_run_nobody_watches_has_no_previews_and_one_tile(make_volume, toy):
     events = list(run(textured(make_volume, (24, 24, 96)), RunOptions.create(model=toy)))
     assert [e.preview for e in events if isinstance(e, TileDone)] == [False]
+
+
+def test_finished_tiles_are_written_while_the_next_ones_are_computed(make_volume, toy, monkeypatch):
+    volume = textured(make_volume, (16, 16, 64))
+    expected = super_resolve(volume, toy, tile=16)
+    begun, overlapped = [threading.Event() for _ in range(4)], []
+    compute, write = Feed.run_batch, loop.paste
+    starts = iter(begun)
+
+    def run_batch(self, tiles, recorder=None):
+        next(starts).set()
+        return compute(self, tiles, recorder)
+
+    def paste(*arguments):
+        following = len(overlapped) + 1
+        overlapped.append(following == len(begun) or begun[following].wait(20))
+        return write(*arguments)
+
+    monkeypatch.setattr(Feed, "run_batch", run_batch)
+    monkeypatch.setattr(loop, "paste", paste)
+    result = super_resolve(volume, toy, tile=16)
+    assert overlapped == [True] * 4
+    np.testing.assert_array_equal(result.data, expected.data)
+
+
+def test_what_is_finished_is_written_when_a_run_is_stopped(make_volume, toy):
+    volume, control = textured(make_volume, (16, 16, 64)), Control()
+    events = run(volume, RunOptions.create(model=toy, tile=16), control=control)
+    live = next(events).live
+    before = np.array(live.data)
+    for event in events:
+        if isinstance(event, Progress) and event.tile == 2:
+            control.cancel()
+            break
+    with pytest.raises(Cancelled):
+        list(events)
+    changed = [bool((live.data[..., 32 * i : 32 * i + 32] != before[..., 32 * i : 32 * i + 32]).any()) for i in range(4)]
+    assert sum(changed) == 2
 
 
 # --- rest and stop --------------------------------------------------------------------------------------------------------------------

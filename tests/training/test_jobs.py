@@ -16,11 +16,12 @@ from napari_mrsr.io import read_volume, write_volume
 from napari_mrsr.networks import create
 from napari_mrsr.training import jobs
 from napari_mrsr.training.checkpoint import load_checkpoint
-from napari_mrsr.training.evaluate import evaluate_model
+from napari_mrsr.training.data import Study
+from napari_mrsr.training.evaluate import _entries, _laid_over, evaluate_model
 from napari_mrsr.training.jobs import halo_error, train_to_files
 from napari_mrsr.training.parallel import Machines
 from napari_mrsr.training.recipe import Recipe
-from napari_mrsr.zoo import TrainingData, get_card, list_models, load_network, sha256_of
+from napari_mrsr.zoo import Card, TrainingData, get_card, list_models, load_network, sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +85,8 @@ def at_work(trained, monkeypatch):
 
 def test_a_job_writes_weights_and_card(trained, recipe):
     _, files, said = trained
-    assert [p.name for p in files] == ["tiny.safetensors", "tiny.json"]
-    assert sorted(p.name for p in files[0].parent.iterdir()) == ["tiny.json", "tiny.safetensors"]
+    assert [p.name for p in files] == ["tiny.safetensors", "tiny.json", "tiny.md"]
+    assert sorted(p.name for p in files[0].parent.iterdir()) == ["tiny.json", "tiny.md", "tiny.safetensors"]
     card = json.loads(files[1].read_text())
     assert card["sha256"] == sha256_of(files[0])
     assert card["size"] == files[0].stat().st_size
@@ -242,6 +243,27 @@ def test_a_method_without_weights_has_no_card_to_write(at_work, data):
     with pytest.raises(InputError):
         list(evaluate_model("cubic", [data / "test" / "sub-dee_T1w.nii.gz"], [0.0], "napari-mrsr evaluate cubic"))
     assert sorted(at_work[0].iterdir()) == before
+
+
+@pytest.mark.parametrize(("takes", "alone"), [("optional", ["toy alone"]), ("needed", [])])
+def test_references_have_columns_and_so_has_a_wrong_one(make_volume, takes, alone):
+    card = Card(name="toy", title="Toy", architecture="toy", weights="toy.safetensors", reference=takes)
+    mine, other = ((make_volume(seed=s).replace(name=f"sub-{s}_T1w"), make_volume(seed=s + 5).replace(name=f"sub-{s}_FLAIR")) for s in (1, 2))
+    study, stranger = Study(make_volume(), mine), Study(make_volume(), other)
+    learned = [e for e in _entries(card, study, [stranger]) if e.model == "toy"]
+    assert [e.name for e in learned] == [*alone, "toy T1w", "toy FLAIR", "toy T1w of another"]
+    np.testing.assert_array_equal(learned[-1].reference.data, other[0].data.astype(np.float32))
+    assert [e.name for e in _entries(card, study, []) if e.model == "toy"] == [*alone, "toy T1w", "toy FLAIR"]
+    assert [e.name for e in _entries(card, study, [Study(make_volume(), other[1:])]) if e.model == "toy"][-1] == "toy FLAIR"
+
+
+def test_a_wrong_reference_lies_centre_on_centre(make_volume):
+    image, other = make_volume((8, 7, 5)), make_volume((4, 9, 5), seed=3)
+    laid = _laid_over(other, image)
+    assert laid.shape == image.shape
+    np.testing.assert_array_equal(laid.affine, image.affine)
+    np.testing.assert_array_equal(laid.data[2:6], other.data[:, 1:8].astype(np.float32))
+    assert (laid.data[:2] == np.float32(other.data.min())).all()
 
 
 def test_a_card_tells_what_its_starting_weights_have_seen(recipe):

@@ -197,7 +197,7 @@ def test_a_run_trains_shows_a_slice_and_gives_a_model(people):
     assert history.started["classic"]["back-projection"] > history.started["classic"]["nearest"]
     card = get_card("tiny")
     assert f"{history.best.psnr:.2f} dB" in card.training
-    assert sorted(p.name for p in run.path.glob("tiny.*")) == ["tiny.json", "tiny.safetensors"]
+    assert sorted(p.name for p in run.path.glob("tiny.*")) == ["tiny.json", "tiny.md", "tiny.safetensors"]
     # The slab is a slice of the validation volume, at its place.
     volume = read_volume(people / "val" / "sub-cy_T1w.nii.gz")
     facts, truth = history.started["preview"], np.load(run.path / "preview" / "truth.npy")

@@ -146,6 +146,14 @@ def test_shipped_x2_is_four_decibels_above_cubic_in_the_mean():
     assert sum(gains) / 2 >= 4
 
 
+def test_columns_of_a_model_are_told_from_those_it_is_compared_with():
+    psnr = {"cubic": 30.0, "toy-x4 alone": 31.0, "toy-x4 T1w": 33.0, "toy-x4 T1w of another": 29.0, "toy-x44": 40.0}
+    line = Quality(subject="bob", convention="mrsr-1", protocol="kspace x4", noise=0, psnr=psnr, ssim=psnr)
+    assert line.own("toy-x4") == {"toy-x4 alone": 31.0, "toy-x4 T1w": 33.0}
+    assert line.others("toy-x4") == {"cubic": 30.0, "toy-x44": 40.0}
+    assert line.own("cubic") == {"cubic": 30.0}
+
+
 def test_a_domain_tells_targets_from_guides():
     domain = Domain(contrasts=("T2w guided by T1w or FLAIR", "T2w", "PDw guided by T1w"))
     assert domain.targets == ("T2w", "PDw")
