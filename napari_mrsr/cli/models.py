@@ -77,6 +77,17 @@ def card(model: Annotated[str, typer.Argument(help="A name from `napari-mrsr mod
     say(card_page(get_card(model)).rstrip())
 
 
+@listing.command("scores")
+def scores() -> None:
+    """Print what every model with weights gains on people it never saw, from the tables of the cards; as a Markdown table.
+
+    Example: napari-mrsr models scores
+    """
+    from napari_mrsr.zoo import list_models, score_table
+
+    say(score_table([card for card in list_models() if card.quality]))
+
+
 @listing.command("import")
 def import_weights(
     file: Annotated[Path, typer.Argument(help="Checkpoint of a public DCAMSR or TransMRSR implementation, or safetensors with its card.")],

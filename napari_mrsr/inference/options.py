@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -196,62 +197,78 @@ def prepare(volume: Volume, options: RunOptions, like: Volume | None = None, ref
     protocol = get_protocol(name)
     letter = options.axis or (recorded.axis if recorded else None)
     slice_axis = axis_index(letter) if letter else volume.slice_axis()
-    ratio = _ratio(volume, options, protocol, slice_axis)
-    warnings: list[str] = []
-    if ratio is not None:
-        card, said = _nearest_trained(card, ratio)
-        warnings += said + _remainder(volume, ratio, slice_axis)
-    elif card.learned and card.scale is None and options.scale is None and recorded is None:
-        raise InputError(f"{card.name} works for any factor; say which (scale), or the voxel size that is wanted.")
-    scale = options.scale or card.scale or (max(2, round(ratio)) if ratio else None) or (recorded.scale if recorded else None) or 2
-    if card.learned:
-        _check_learned(card, protocol, scale, volume)
-    if card.reference == "needed" and reference is None:
-        raise InputError(f"{card.name} needs a reference contrast of the same person; give one.")
-    if options.register_reference and reference is None:
-        raise InputError("There is no reference to register; give one, or leave the registration out.")
-    if card.reference == "none" and reference is not None:
-        warnings.append(f"{card.name} takes no reference contrast; {reference.name} is not used.")
-    if recorded and recorded.scale != (ratio or scale):
-        warnings.append(f"The input was degraded by a factor of {recorded.scale}, it is enlarged by {ratio or scale:.4g}.")
-    factors = protocol.scale_per_axis(ratio or scale, slice_axis)
-    for axis, (n, s) in enumerate(zip(volume.shape, factors, strict=True)):
-        if s != 1 and n < MIN_SIZE:
-            raise InputError(f"{volume.name} has only {n} voxels along {AXES[axis]}; at least {MIN_SIZE} are needed.")
-    grid = SamplingGrid.from_coarse(volume.shape, factors, protocol.alignment)
-    affine = grid.fine_affine(volume.affine)
-    if like is not None and not card.learned:
-        onto = SamplingGrid.from_fine(like.shape, factors, protocol.alignment) if min(like.shape) >= scale else grid
-        if onto.coarse_shape == volume.shape and lattice_offset(volume.affine, onto.coarse_affine(like.affine), volume.shape) == (0, 0, 0):
-            grid, affine = onto, like.affine
+    card, scale, factor, warnings = _enlargement(volume, options, card, protocol, slice_axis, recorded.scale if recorded else None)
+    warnings += _about_reference(card, options, reference)
+    grid, affine = _lattice(volume, protocol.scale_per_axis(factor, slice_axis), protocol, None if card.learned else like)
     frame = Volume(np.broadcast_to(np.float32(0), grid.fine_shape), affine, name="the result")
     whole = tuple(slice(0, n) for n in grid.fine_shape)
-    block = options.box.to_slices(frame) if options.box else (whole[0], whole[1], whole[2])
     mask = foreground_mask(volume.data)
     gain = intensity_range(volume.data, mask)
     sigma, source = _noise(volume, options, gain, mask) if card.uses_noise else (0.0, "not used")
     facts = Facts(tell_contrast(volume), 100 * sigma / gain if card.uses_noise else None, source) if card.learned else None
     verdict = judge(card, volume, facts, reference, options.protocol, options.axis)
-    warnings += verdict.concerns
-    stacks = _stacks(protocol, slice_axis, options)
-    margin = options.exact, options.halo
     return Job(
-        card,
-        protocol,
-        scale,
-        slice_axis,
-        grid,
-        affine,
-        block,
-        stacks,
-        gain,
-        sigma,
-        source,
-        *margin,
-        verdict,
-        choice.why if choice else "",
-        tuple(warnings),
+        card=card,
+        protocol=protocol,
+        scale=scale,
+        slice_axis=slice_axis,
+        grid=grid,
+        affine=affine,
+        block=options.box.to_slices(frame) if options.box else (whole[0], whole[1], whole[2]),
+        stacks=_stacks(protocol, slice_axis, options),
+        gain=gain,
+        noise_sigma=sigma,
+        noise_source=source,
+        exact=options.exact,
+        halo=options.halo,
+        verdict=verdict,
+        why=choice.why if choice else "",
+        warnings=(*warnings, *verdict.concerns),
     )
+
+
+def _enlargement(
+    volume: Volume, options: RunOptions, card: Card, protocol: Protocol, slice_axis: int, recorded: int | None
+) -> tuple[Card, int, float, list[str]]:
+    """The card whose weights fit best, the factor they are for, the factor that is wanted, and what to tell the user."""
+    ratio = _ratio(volume, options, protocol, slice_axis)
+    warnings: list[str] = []
+    if ratio is not None:
+        card, warnings = _nearest_trained(card, ratio)
+        warnings += _remainder(volume, ratio, slice_axis)
+    elif card.learned and card.scale is None and options.scale is None and recorded is None:
+        raise InputError(f"{card.name} works for any factor; say which (scale), or the voxel size that is wanted.")
+    scale = options.scale or card.scale or (max(2, round(ratio)) if ratio else None) or recorded or 2
+    if card.learned:
+        _check_learned(card, protocol, scale, volume)
+    factor = ratio or scale
+    if recorded and recorded != factor:
+        warnings.append(f"The input was degraded by a factor of {recorded}, it is enlarged by {factor:.4g}.")
+    return card, scale, factor, warnings
+
+
+def _about_reference(card: Card, options: RunOptions, reference: Volume | None) -> list[str]:
+    """Refuse what is missing; tell what is not used."""
+    if card.reference == "needed" and reference is None:
+        raise InputError(f"{card.name} needs a reference contrast of the same person; give one.")
+    if options.register_reference and reference is None:
+        raise InputError("There is no reference to register; give one, or leave the registration out.")
+    if card.reference == "none" and reference is not None:
+        return [f"{card.name} takes no reference contrast; {reference.name} is not used."]
+    return []
+
+
+def _lattice(volume: Volume, factors: Sequence[float], protocol: Protocol, like: Volume | None) -> tuple[SamplingGrid, Any]:
+    """Grid from the input's lattice to the result's, and the result's affine; that of `like` where it is a lattice the input was made from."""
+    for axis, (n, s) in enumerate(zip(volume.shape, factors, strict=True)):
+        if s != 1 and n < MIN_SIZE:
+            raise InputError(f"{volume.name} has only {n} voxels along {AXES[axis]}; at least {MIN_SIZE} are needed.")
+    grid = SamplingGrid.from_coarse(volume.shape, factors, protocol.alignment)
+    if like is not None and min(like.shape) >= max(factors):
+        onto = SamplingGrid.from_fine(like.shape, factors, protocol.alignment)
+        if onto.coarse_shape == volume.shape and lattice_offset(volume.affine, onto.coarse_affine(like.affine), volume.shape) == (0, 0, 0):
+            return onto, like.affine
+    return grid, grid.fine_affine(volume.affine)
 
 
 def _ratio(volume: Volume, options: RunOptions, protocol: Protocol, slice_axis: int) -> float | None:

@@ -4,7 +4,7 @@ from napari_mrsr.zoo.cards import Card, Domain, Quality, TrainingData
 from napari_mrsr.zoo.imports import import_checkpoint
 from napari_mrsr.zoo.models import WEIGHTS, get_card, list_models, load_network, user_weights_folder
 from napari_mrsr.zoo.official import load_official
-from napari_mrsr.zoo.page import card_page, write_card
+from napari_mrsr.zoo.page import card_page, score_table, write_card
 from napari_mrsr.zoo.weights import read_weights, save_weights, sha256_of
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "load_official",
     "read_weights",
     "save_weights",
+    "score_table",
     "sha256_of",
     "user_weights_folder",
     "write_card",

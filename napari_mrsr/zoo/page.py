@@ -11,6 +11,7 @@ from napari_mrsr.zoo.cards import Card, Quality
 ANY_SIZE = 20.0
 """Voxel edge (mm) that stands for no upper limit in a domain."""
 USES = {"train": "train", "validation": "choose the best step"}
+BASELINE = "cubic"
 TAKES = {"none": "none", "optional": "optional: works alone, too", "needed": "needed"}
 
 
@@ -47,6 +48,36 @@ def card_page(card: Card) -> str:
     if card.learned:
         sections.append("## Made by\n\n" + _table(("what", "value"), _origin(card)))
     return "\n\n".join(sections) + "\n"
+
+
+def score_table(cards: Sequence[Card]) -> str:
+    """What models gain, from their cards' own tables: a line for every model (with references: each of its columns) and person.
+
+    Returns
+    -------
+    str
+        Markdown table: PSNR and SSIM without noise, the gain over `cubic` and over the best method without weights, and over `cubic` with noise.
+    """
+    rows, levels = [], sorted({line.noise for card in cards for line in card.quality if line.noise})
+    for card in cards:
+        clean = {line.subject: line for line in card.quality if line.noise == 0}
+        for column in dict.fromkeys(name for line in clean.values() for name in line.own(card.name)):
+            rows += [_gains(card, column, line, levels) for line in clean.values() if column in line.psnr]
+    return _table(("model", "person", "dB / SSIM", "over cubic", "over the best", *(f"over cubic, {level:g} % noise" for level in levels)), rows)
+
+
+def _gains(card: Card, column: str, line: Quality, levels: Sequence[float]) -> tuple[str, ...]:
+    """One line of :func:`score_table`."""
+    noisy = {q.noise: q.psnr[column] - q.psnr[BASELINE] for q in card.quality if q.subject == line.subject and column in q.psnr}
+    classic = max((name for name in line.others(card.name)), key=lambda name: line.psnr[name])
+    return (
+        f"`{column}`",
+        line.subject,
+        f"{line.psnr[column]:.2f} / {line.ssim[column]:.4f}",
+        f"{line.psnr[column] - line.psnr[BASELINE]:+.2f}",
+        f"{line.psnr[column] - line.psnr[classic]:+.2f} ({classic})",
+        *(f"{noisy[level]:+.2f}" if level in noisy else "" for level in levels),
+    )
 
 
 def _purpose(card: Card) -> Iterator[tuple[str, str]]:

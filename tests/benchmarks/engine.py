@@ -6,9 +6,10 @@ Every method computes the same job with the same network and weights (loaded bef
   the slice on the screen (the middle one) first;
 - ``plain``: the loop of the papers' code, one patch or slice after another, float32, untouched allocator (volumes: patches of 26^3 that overlap
   by 6);
-- ``monai``: MONAI's sliding windows, overlap 0.25, float32, untouched allocator, one at a time (32^3; slices: windows of the network's size, whole
-  slices where it has none);
-- ``monai best``: the same with tuned allocator, channels last, our precision, windows of 64^3, or four slices at a time;
+- ``monai``: MONAI's sliding windows, overlap 0.25, float32, untouched allocator, one at a time (32^3; slices: windows of the network's size, of
+  64 x 64 pixels for FD-ViT, which is trained on patches, and whole slices for Cohf-T, which is trained on these);
+- ``monai best``: the same with tuned allocator, channels last, our precision, windows of 64^3, or four slices at a time (whole ones,
+  where the network takes them);
 - ``network``: the network alone on the whole job in one piece (slices: the engine's groups), tuned, float32: the untiled result.
 
 The columns: seconds and their ratios to ours; ``overhead`` of ours float32 over the network's time on the same voxels (margins counted as work);
@@ -85,7 +86,7 @@ def measure(name: str, size: str, method: str, device: str, target: Path) -> dic
     elif method == "plain":
         peers.plain(feed, out)
     else:
-        peers.monai(feed, out, method)
+        peers.monai(feed, out, method, row.window)
     seconds = time.perf_counter() - started
     found = {"seconds": seconds, "added_mib": _added(setup.device, before), "precision": feed.precision, "shipped": shipped}
     np.save(target, out)

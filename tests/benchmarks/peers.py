@@ -36,8 +36,11 @@ def plain(feed: Any, out: np.ndarray) -> None:
         out[tuple(slice(scale * s.start, scale * s.stop) for s in tile.core)] = feed.run(tile)[""][tuple(inside)]
 
 
-def monai(feed: Any, out: np.ndarray, method: str) -> None:
-    """MONAI's sliding-window inference; a reference of finer pixels goes in as channels, as its windows share one lattice."""
+def monai(feed: Any, out: np.ndarray, method: str, window: int | None = None) -> None:
+    """MONAI's sliding-window inference; a reference of finer pixels goes in as channels, as its windows share one lattice.
+
+    Slices are cut into windows of the network's own size, or of `window` pixels where it was trained on patches; its best is whole slices.
+    """
     import torch
     import torch.nn.functional as F
     from monai.inferers import sliding_window_inference
@@ -51,7 +54,8 @@ def monai(feed: Any, out: np.ndarray, method: str) -> None:
         side = getattr(net, "size", None)
         fine = (side, side) if isinstance(side, int) else side
         ratio = 1 if feed.architecture.pre_interpolated else feed.job.scale
-        roi = [min(n, fine[i] // ratio) if fine else n for i, n in enumerate(low.shape[2:])]
+        asked = window if method == "monai" and window else None
+        roi = [min(n, fine[i] // ratio) if fine else min(n, asked or n) for i, n in enumerate(low.shape[2:])]
     factor = 1 if reference is None else reference.shape[-1] // low.shape[-1]
     joined = low if reference is None else torch.cat([low, F.pixel_unshuffle(reference, factor)], 1)
 

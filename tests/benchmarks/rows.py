@@ -26,6 +26,8 @@ class Row:
         Of the network, at paper scale.
     recipe : str
         In place of options: the compact recipe; its shipped weights where they are there, else random ones of its widths.
+    window : int or None
+        Networks that see slices and were trained on patches: their edge, for MONAI's sliding windows at one at a time.
     """
 
     architecture: str
@@ -34,6 +36,7 @@ class Row:
     shapes: dict[str, Shape]
     options: dict[str, Any] = field(default_factory=dict)
     recipe: str = ""
+    window: int | None = None
 
 
 CFTN = {"tiny": (24, 16, 16), "full": (128, 128, 90)}
@@ -44,8 +47,8 @@ COHFT = {"tiny": (30, 30, 2), "small": (60, 60, 6), "full": (60, 60, 155)}
 ROWS = {
     "cftn paper x2": Row("cftn", 2, "gaussian", {**CFTN, "small": (40, 48, 48)}, {"ca_reduction": 8}),
     "cftn shipped x2": Row("cftn", 2, "gaussian", {**CFTN, "small": (64, 80, 80)}, recipe="cftn_x2_compact"),
-    "fdvit paper x2": Row("fdvit", 2, "bicubic", FDVIT),
-    "fdvit shipped x2": Row("fdvit", 2, "bicubic", FDVIT, recipe="fdvit_x2_compact"),
+    "fdvit paper x2": Row("fdvit", 2, "bicubic", FDVIT, window=64),
+    "fdvit shipped x2": Row("fdvit", 2, "bicubic", FDVIT, recipe="fdvit_x2_compact", window=64),
     "dcamsr paper x4": Row("dcamsr", 4, "kspace", DCAMSR, {"size": 256}),
     "dcamsr shipped x4": Row("dcamsr", 4, "kspace", DCAMSR, recipe="dcamsr_x4_compact"),
     "cohft paper x4": Row("cohft", 4, "kspace", COHFT, {"preset": "L"}),

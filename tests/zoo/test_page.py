@@ -7,7 +7,7 @@ import json
 import pytest
 
 from napari_mrsr.errors import OutputError
-from napari_mrsr.zoo import Card, Domain, Quality, TrainingData, card_page, get_card, write_card
+from napari_mrsr.zoo import Card, Domain, Quality, TrainingData, card_page, get_card, score_table, write_card
 from napari_mrsr.zoo.cards import read_card
 
 
@@ -114,3 +114,14 @@ def test_both_files_are_written_and_neither_replaces_anything(card, tmp_path):
         write_card(card, tmp_path)
     write_card(card.model_copy(update={"summary": "Another."}), tmp_path, overwrite=True)
     assert "Another." in page.read_text()
+
+
+def test_gains_are_told_for_every_way_of_using_a_model(card):
+    wrong = line("bob", 0, {"cubic": 30.5, "zero-fill": 30.75, "toy-x4 alone": 31.25, "toy-x4 T1w": 33, "toy-x4 T1w of another": 29})
+    card = card.model_copy(update={"quality": (wrong, card.quality[1])})
+    head, _, *rows = tables(score_table([card]))[0]
+    assert head == ["model", "person", "dB / SSIM", "over cubic", "over the best", "over cubic, 3 % noise"]
+    assert rows == [
+        ["`toy-x4 alone`", "bob", "31.25 / 0.3125", "+0.75", "+0.50 (zero-fill)", "-0.50"],
+        ["`toy-x4 T1w`", "bob", "33.00 / 0.3300", "+2.50", "+2.25 (zero-fill)", ""],
+    ]
