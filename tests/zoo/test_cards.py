@@ -107,15 +107,16 @@ def test_shipped_cards_say_what_a_user_must_know(path):
     assert card.limits
     assert 0 < card.domain.voxel_size[0] <= card.domain.voxel_size[1] < 20
     assert card.domain.contrasts
-    assert card.halo is not None
-    assert card.halo_error is not None
+    assert (card.halo is None) == (card.halo_error is None) == (card.architecture != "cftn")
     assert card.quality_command.startswith(f"napari-mrsr evaluate {card.name}")
     assert card.quality
     known = {entry.subject for entry in card.data}
     for line in card.quality:
         assert line.subject not in known
         assert line.convention == "mrsr-1"
-        assert {card.name, "cubic", "back-projection", "nearest"} <= line.psnr.keys() == line.ssim.keys()
+        assert {"cubic", "back-projection", "nearest"} <= line.others(card.name).keys()
+        assert line.psnr.keys() == line.ssim.keys()
+        assert line.own(card.name)
 
 
 def clean_scores(subject):
