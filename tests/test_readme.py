@@ -14,6 +14,8 @@ import typer
 import napari_mrsr
 from napari_mrsr import cli
 from napari_mrsr.evaluation import CONVENTIONS
+from napari_mrsr.zoo import WEIGHTS, score_table
+from napari_mrsr.zoo.cards import read_card
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -94,6 +96,13 @@ def test_python_runs_on_what_is_there():
 def test_conventions_are_all_explained():
     table = re.findall(r"^\| `([\w-]+)` \|", README.split("### Conventions")[1].split("\n#")[0], re.M)
     assert table == list(CONVENTIONS)
+
+
+def test_scores_are_those_of_the_cards():
+    cards = [read_card(path) for path in sorted(WEIGHTS.glob("*.json"))]
+    assert f"\n\n{score_table(cards)}\n\n" in README
+    listed = re.findall(r"^\| `([\w-]+)` \|", README.split("## Models\n")[1].split("\n**")[0].split("Every model")[0], re.M)
+    assert listed[: len(cards)] == [card.name for card in cards]
 
 
 def key_table():

@@ -131,7 +131,7 @@ def evaluate(
     data: Annotated[list[Path], typer.Option(help="Test volumes (high-resolution), or the folder they lie in; repeat for several.")],
     noise: Annotated[list[float] | None, typer.Option(help="Noise levels in percent; repeat for several.")] = None,
     card: Annotated[bool, typer.Option("--card", help="Write the table into the model's card.")] = False,
-    missing: Annotated[bool, typer.Option("--missing", help="With --card: only where the card has no table yet.")] = False,
+    missing: Annotated[bool, typer.Option("--missing", help="With --card: keep the lines that the card has, and add the others.")] = False,
 ) -> None:
     """Score a model against every classic method on test volumes, as its card's table.
 
@@ -139,12 +139,8 @@ def evaluate(
     """
     from napari_mrsr.inference.process import tune_process
     from napari_mrsr.training.evaluate import evaluate_model
-    from napari_mrsr.zoo import get_card
 
-    if missing and get_card(model).quality:
-        say(f"The card of {model} has its table already.")
-        return
     tune_process()
     command = f"napari-mrsr evaluate {model} " + " ".join(f"--data {p.name}" for p in data) + "".join(f" --noise {n:g}" for n in noise or [0.0])
-    for line in evaluate_model(model, data, noise or [0.0], command if card else None):
+    for line in evaluate_model(model, data, noise or [0.0], command if card else None, missing=missing and card):
         say(line)

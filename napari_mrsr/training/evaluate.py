@@ -32,7 +32,9 @@ class _Entry:
     reference: Volume | None = None
 
 
-def evaluate_model(model: str, paths: Sequence[Path], noise: Sequence[float], card_command: str | None = None) -> Iterator[str]:
+def evaluate_model(
+    model: str, paths: Sequence[Path], noise: Sequence[float], card_command: str | None = None, *, missing: bool = False
+) -> Iterator[str]:
     """Score a model against every classic method on sharp test volumes.
 
     Parameters
@@ -43,7 +45,9 @@ def evaluate_model(model: str, paths: Sequence[Path], noise: Sequence[float], ca
     noise : sequence of float
         Rician noise levels in percent.
     card_command : str, optional
-        Where given, the table goes into the model's card, with this command beside it.
+        Where given, the table goes into the model's card line by line, with this command beside it.
+    missing : bool
+        Keep the lines that the card has, and add those that it has not.
 
     Yields
     ------
@@ -59,16 +63,22 @@ def evaluate_model(model: str, paths: Sequence[Path], noise: Sequence[float], ca
     if card_command is not None and not card.learned:
         raise InputError(f"{model} has no card file to write a table into; leave --card out.")
     degradation = Degradation.create(protocol=card.protocol or "gaussian", scale=card.scale or 2)
-    table: list[Quality] = []
+    table = list(card.quality) if missing else []
+    known = {(line.subject, line.noise) for line in table}
     studies = _studies(card, paths)
     for person, study in studies:
+        levels = [level for level in noise if (person, level) not in known]
+        if not levels:
+            continue
         truth = _even(study.image, degradation)
         entries = _entries(card, study, [other for name, other in studies if name != person])
         widths = [max(LEAST_WIDTH, len(e.name) + 2) for e in entries]
         yield f"{'volume':<14}{'noise':>6}  " + "".join(f"{e.name:>{w}}" for e, w in zip(entries, widths, strict=True))
-        for level in noise:
+        for level in levels:
             low = degrade(truth, degradation.model_copy(update={"noise": level}))
-            volumes = [super_resolve(low, e.model, reference=e.reference).replace(name=e.name) for e in entries]
+            # What a wrong reference costs is told once.
+            asked = [e for e in entries if level == noise[0] or not e.name.endswith(ANOTHER)]
+            volumes = [super_resolve(low, e.model, reference=e.reference).replace(name=e.name) for e in asked]
             scores = compare(truth, volumes, convention=CONVENTION).results
             table.append(
                 Quality(
@@ -80,11 +90,18 @@ def evaluate_model(model: str, paths: Sequence[Path], noise: Sequence[float], ca
                     ssim={s.name: round(s.ssim, 4) for s in scores},
                 )
             )
-            yield f"{person:<14}{level:>5g}%  " + "".join(f"{f'{s.psnr:.2f} / {s.ssim:.4f}':>{w}}" for s, w in zip(scores, widths, strict=True))
+            yield f"{person:<14}{level:>5g}%  " + "".join(f"{f'{s.psnr:.2f} / {s.ssim:.4f}':>{w}}" for s, w in zip(scores, widths, strict=False))
+            if card_command is not None:
+                path = _keep(card, table, [name for name, _ in studies], card_command)
     if card_command is not None:
-        updated = card.model_copy(update={"quality": tuple(table), "quality_command": card_command})
-        path, _ = write_card(updated, Path(card.folder), overwrite=True)
-        yield f"written: {path} ({time.strftime('%Y-%m-%d')})"
+        yield f"written: {path} ({time.strftime('%Y-%m-%d')})" if len(table) > len(known) else f"The card of {model} has these lines already."
+
+
+def _keep(card: Card, table: Sequence[Quality], people: Sequence[str], command: str) -> Path:
+    """Write the lines there are into the card, ordered by person and noise."""
+    lines = sorted(table, key=lambda line: (people.index(line.subject) if line.subject in people else len(people), line.noise))
+    path, _ = write_card(card.model_copy(update={"quality": tuple(lines), "quality_command": command}), Path(card.folder), overwrite=True)
+    return path
 
 
 def _studies(card: Card, paths: Sequence[Path]) -> list[tuple[str, Study]]:

@@ -238,6 +238,18 @@ def test_the_table_goes_into_the_card_with_its_command(at_work, data):
     assert card.model_copy(update={"quality": (), "quality_command": ""}) == before
 
 
+def test_lines_that_a_card_lacks_are_added(at_work, data):
+    paths, command = [data / "test" / "sub-dee_T1w.nii.gz"], "napari-mrsr evaluate tiny"
+    list(evaluate_model("tiny", paths, [2.0], command))
+    first = get_card("tiny").quality
+    lines = list(evaluate_model("tiny", paths, [0.0, 2.0], command, missing=True))
+    assert [line.split()[:2] for line in lines[1:-1]] == [["dee", "0%"]]
+    both = get_card("tiny").quality
+    assert [line.noise for line in both] == [0, 2]
+    assert both[1:] == first
+    assert list(evaluate_model("tiny", paths, [0.0, 2.0], command, missing=True)) == ["The card of tiny has these lines already."]
+
+
 def test_a_method_without_weights_has_no_card_to_write(at_work, data):
     before = sorted(at_work[0].iterdir())
     with pytest.raises(InputError):
