@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error, show_info
@@ -115,22 +116,15 @@ def in_background(
     create_worker(attempt, _connect={"returned": deliver, "finished": errand.clear}, _start_thread=True)
 
 
-def _finish_work() -> None:
-    """Let background work end before Qt's objects are taken away under it; napari waits only where its event loop was run."""
-    pool = QThreadPool.globalInstance()
-    if pool is not None:
-        pool.waitForDone()
-
-
-atexit.register(_finish_work)
-
-
 class _Removal(QObject):
-    """Runs something once when a widget leaves its dock, or is destroyed, whichever comes first."""
+    """Runs something once when a widget leaves its dock, is destroyed, or the program ends, whichever comes first."""
+
+    waiting: ClassVar[weakref.WeakSet[_Removal]] = weakref.WeakSet()
 
     def __init__(self, widget: QWidget, clean_up: Callable[[], None]) -> None:
         super().__init__(widget)
         self._clean_up: Callable[[], None] | None = clean_up
+        self.waiting.add(self)
         widget.installEventFilter(self)
         widget.destroyed.connect(self.once)
 
@@ -145,6 +139,18 @@ class _Removal(QObject):
             # Not within the change of parents, which is not over yet.
             QTimer.singleShot(0, watched.deleteLater)
         return False
+
+
+def _finish_work() -> None:
+    """Let background work and docks end before Qt's objects are taken away under them, in whatever order: a program may end with its window open."""
+    pool = QThreadPool.globalInstance()
+    if pool is not None:
+        pool.waitForDone()
+    for removal in list(_Removal.waiting):
+        removal.once()
+
+
+atexit.register(_finish_work)
 
 
 def when_removed(widget: QWidget, clean_up: Callable[[], None]) -> None:

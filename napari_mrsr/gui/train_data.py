@@ -21,6 +21,7 @@ from napari_mrsr.gui.settings import recall, remember
 from napari_mrsr.gui.tick_list import Entry, TickList
 from napari_mrsr.io import READABLE, make_folder, write_volume
 from napari_mrsr.io.paths import split_suffix
+from napari_mrsr.training.people import contrast_of, subject
 from napari_mrsr.training.recipe import DataPart
 from napari_mrsr.volume import Volume
 
@@ -57,11 +58,12 @@ def contrasts_in(folder: str) -> Counter[str]:
     InputError
         If there is no such folder, or no image in it.
     """
-    if not folder or not Path(folder).is_dir():
+    place = Path(folder).expanduser()
+    if not folder or not place.is_dir():
         raise InputError(f"{folder or 'Nothing'} is not a folder; choose the folder of the volumes.")
     found: Counter[str] = Counter()
     seen = 0
-    for _, _, files in os.walk(folder):
+    for _, _, files in os.walk(place):
         for file in files:
             stem, suffix = split_suffix(Path(file), READABLE)
             if suffix:
@@ -94,7 +96,7 @@ class DataBox(QWidget):
         super().__init__()
         self._session = session
         self._layers: list[Layer] = []
-        self._found_text = ""
+        self._found_text, self._nothing = "", ""
         self.source = combo("data source", "Where the sharp volumes are", [str(s) for s in Source])
         self.about = note(name="data about")
         self.folder, self.browse = QLineEdit(recall(FOLDER_SETTING, "")), QPushButton("Browse...")
@@ -142,12 +144,14 @@ class DataBox(QWidget):
         if source is Source.FOLDER:
             root, *folders = self._folders()
             return self._folder_part(base, root, folders).model_copy(update={"held_out": held})
-        self.volumes()
-        changes: dict[str, Any] = {"root": str(folder), "validation": (), "test": (), "low": "", "held_out": held, "contrasts": (), "licences": {}}
+        (first, volume), *_ = volumes = self.volumes()
+        changes: dict[str, Any] = {"root": str(folder), "validation": (), "test": (), "low": "", "held_out": held, "licences": {}}
         if source is Source.LAYERS:
-            return base.model_copy(update={**changes, "train": (".",), "split": "people", "references": ()})
+            seen = tuple(sorted({contrast_of(_origin(v)) for _, v in volumes} - {""}))
+            return base.model_copy(update={**changes, "train": (".",), "split": "people", "references": (), "contrasts": seen})
         references = (REFERENCE,) if self._reference_layer() is not None else ()
-        return base.model_copy(update={**changes, "train": (f"*_{VOLUME}.nii",), "split": "parts", "references": references})
+        seen = (contrast_of(_origin(volume)),) if contrast_of(_origin(volume)) else ()
+        return base.model_copy(update={**changes, "train": (first,), "split": "parts", "references": references, "contrasts": seen})
 
     def stages(self, stages: Sequence[Any]) -> tuple[Any, ...]:
         """The recipe's stages over the chosen data: they learn from the same volumes.
@@ -182,23 +186,26 @@ class DataBox(QWidget):
         if source is Source.LAYERS:
             ticked = self.layers.chosen()
             chosen = [layer for layer in self._layers if id(layer) in ticked]
-            if len(chosen) < 2:
-                raise InputError("Tick the layers of two people at least: one of them is validated. For one volume choose 'one volume alone'.")
-            return [(f"sub-{number:02d}{_plain(layer.name)}.nii", self._session.volume(layer)) for number, layer in enumerate(chosen, 1)]
+            volumes = [self._session.volume(layer) for layer in chosen]
+            people = {_person(volume) for volume in volumes}
+            if len(people) < 2:
+                whose = f" These are all of {people.pop()}." if len(volumes) > 1 else ""
+                raise InputError(f"Tick the layers of two people at least: one of them is validated.{whose} For one volume choose '{Source.VOLUME}'.")
+            return [(_file_name(volume, f"{number:02d}"), volume) for number, volume in enumerate(volumes, 1)]
         if not 0 <= self.volume.currentIndex() < len(self._layers):
             raise InputError("Open a volume first, or choose a folder.")
-        layer, second = self._layers[self.volume.currentIndex()], self._reference_layer()
-        found = [(f"sub-{_plain(layer.name)}_{VOLUME}.nii", self._session.volume(layer))]
-        return found + ([(f"sub-{_plain(layer.name)}_{REFERENCE}.nii", self._session.volume(second))] if second is not None else [])
+        volume, second = self._session.volume(self._layers[self.volume.currentIndex()]), self._reference_layer()
+        found = [(_file_name(volume), volume)]
+        return found + ([(f"sub-{_person(volume)}_{REFERENCE}.nii", self._session.volume(second))] if second is not None else [])
 
     def look_into(self) -> None:
         """List the contrasts of the folder."""
         folder = self.folder.text().strip()
-        beside = validation_beside(Path(folder)) if folder else None
+        beside = validation_beside(Path(folder).expanduser()) if folder else None
         self.validation.clear()
         self.validation.addItems([HELD_OUT, *([beside.name] if beside else []), "another folder..."])
         self.validation.setCurrentIndex(1 if beside else 0)
-        self._beside = beside
+        self._beside, self._nothing = beside, ""
         if folder:
             in_background(contrasts_in, folder, done=self._found, failed=self._found_nothing, owner=self)
 
@@ -207,6 +214,8 @@ class DataBox(QWidget):
         folder = Path(self.folder.text().strip()).expanduser()
         if not self.folder.text().strip() or not folder.is_dir():
             raise InputError("Choose the folder of the volumes to learn from.")
+        if self._nothing:
+            raise InputError(self._nothing)
         theirs = self._beside if self.validation.currentText() != HELD_OUT else None
         return [Path(os.path.commonpath([folder, theirs])), folder, theirs] if theirs else [folder, folder]
 
@@ -326,7 +335,7 @@ class DataBox(QWidget):
         for box, first in ((self.contrast, ALL), (self.guide, NONE)):
             box.clear()
             box.addItem(first)
-        self._found_text = sentence
+        self._found_text = self._nothing = sentence
         self._source_changed()
 
 
@@ -345,9 +354,19 @@ def write_copies(volumes: Sequence[tuple[str, Volume]], folder: Path) -> None:
         write_volume(volume, folder / name, sidecar=False)
 
 
-def _plain(name: str) -> str:
-    """Letters and digits of a layer's name: a person's in a file's name."""
-    return re.sub(r"[^A-Za-z0-9]+", "", name.removeprefix("sub-"))
+def _origin(volume: Volume) -> Path:
+    """File that a layer's volume came from; without one a layer's name stands for it."""
+    return Path(volume.source.path or f"{volume.name}.nii")
+
+
+def _person(volume: Volume) -> str:
+    """Whose volume it is, in letters and digits."""
+    return re.sub(r"[^A-Za-z0-9]+", "", subject(_origin(volume))) or "unknown"
+
+
+def _file_name(volume: Volume, number: str = "") -> str:
+    """Name of a copy that tells the person, and the contrast where it is known, to the split, the checks and the card."""
+    return "_".join(part for part in (f"sub-{_person(volume)}", number, contrast_of(_origin(volume)) or VOLUME) if part) + ".nii"
 
 
 def _select(box: QComboBox, text: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from qtpy.QtWidgets import QFormLayout, QLabel, QMessageBox, QPushButton, QTabWidget, QVBoxLayout, QWidget
 
-from napari_mrsr.errors import MrsrError
+from napari_mrsr.errors import InputError, MrsrError
 from napari_mrsr.gui.dock import Dock, combo, in_background, note, when_removed
 from napari_mrsr.gui.train_check import CheckPane, draft_folder
 from napari_mrsr.gui.train_data import DataBox, write_copies
@@ -18,7 +19,7 @@ from napari_mrsr.gui.train_presets import check_name
 from napari_mrsr.gui.train_view import RunView
 from napari_mrsr.gui.train_watch import RunWatch
 from napari_mrsr.training.recipe import Recipe
-from napari_mrsr.training.runs import ALIVE, RunFolder, new_run
+from napari_mrsr.training.runs import ALIVE, RunFolder, list_runs, new_run
 
 SUPER_RESOLVE = "Super-resolve"
 
@@ -69,6 +70,8 @@ class TrainDock(Dock):
             With one sentence, where something is missing or cannot be written.
         """
         volumes, recipe = self.data.volumes(), self.recipe(draft_folder())
+        if recipe.name in _under_way():
+            raise InputError(f"A training of {recipe.name} is under way; give the new model another name.")
         run = new_run(recipe, self.device.currentText())
         run.write_recipe(self.recipe(run.data))
         self.start_button.setEnabled(False)
@@ -229,3 +232,13 @@ class TrainDock(Dock):
 
     def _theme_changed(self, _event: Any = None) -> None:
         self.view.set_theme(self.viewer.theme)
+
+
+def _under_way() -> set[str]:
+    """Names of the models that are being trained."""
+    found = set()
+    for run in list_runs():
+        with suppress(MrsrError):  # a damaged folder is no reason to start nothing
+            if run.state() in ALIVE:
+                found.add(run.recipe().name)
+    return found

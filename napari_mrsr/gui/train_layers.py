@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from napari.layers import Layer
 from numpy.typing import NDArray
+from qtpy.QtCore import QTimer
 
 from napari_mrsr.errors import InputError
-from napari_mrsr.gui.layers import KEY, display_affine
+from napari_mrsr.gui.layers import KEY, display_affine, face_axial
 from napari_mrsr.gui.map_layers import ERROR_COLOURS
 from napari_mrsr.training.history import History
 from napari_mrsr.volume import Volume
@@ -44,7 +45,8 @@ class PreviewLayers:
             self._history = history
         if not history.started or not history.scores:
             return
-        fresh = not self._slabs
+        fresh, at = not self._slabs, self._index()
+        at_last = at is None or at >= len(self._slabs) - 1
         if not self._catch_up(history):
             return
         stack = np.stack(self._slabs)
@@ -55,7 +57,7 @@ class PreviewLayers:
         for name, data in ((PREDICTION, stack), (ERROR, stack - truth)):
             if name in self.layers:
                 self._layers[name].data = data
-        if self.layers:
+        if self.layers and at_last:  # who looks at an earlier one goes on looking at it
             self._look_at_last()
 
     def clear(self) -> None:
@@ -102,7 +104,7 @@ class PreviewLayers:
         high = float(np.percentile(truth, BRIGHTEST)) or 1.0
         span = float(np.percentile(np.abs(cubic - truth), WORST)) or 1.0
         image, error = {"contrast_limits": (0.0, high)}, {"contrast_limits": (-span, span), "colormap": ERROR_COLOURS}
-        name = history.run.recipe().name
+        name, alone = history.run.recipe().name, not self._viewer.layers
         # What is added last lies on top.
         for kind, data, look in ((TRUTH, truth, image), (CUBIC, cubic, image), (ERROR, stack - truth, error), (PREDICTION, stack, image)):
             moving = data.ndim == 4
@@ -120,6 +122,8 @@ class PreviewLayers:
             self._layers[kind] = layer
         if hasattr(self._layers[ERROR], "colorbar"):  # napari 0.7
             self._layers[ERROR].colorbar.visible = True
+        if alone:
+            face_axial(self._viewer)
         self._face(int(facts["axis"]), slab)
         self._look_at_last()
 
@@ -132,6 +136,8 @@ class PreviewLayers:
         centre = slab.affine[:3, :3] @ ((np.array(slab.shape) - 1) / 2) + slab.affine[:3, 3]
         dims.point = (*dims.point[:-3], *centre)
         self._viewer.reset_view()
+        # Once more when a dock that is just being opened has taken its part of the window.
+        QTimer.singleShot(0, lambda: self._viewer.reset_view() if self.layers else None)
 
     def _look_at_last(self) -> None:
         dims = self._viewer.dims

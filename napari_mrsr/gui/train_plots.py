@@ -69,6 +69,8 @@ class LossPlot(_StepPlot):
         ground.setAlpha(SHADE)
         self._legend.setBrush(ground)
         self._legend.setLabelTextColor(ink)
+        for _, label in self._legend.items:  # those that are there keep their colour otherwise
+            label.setText(label.text, color=ink)
 
 
 class ScorePlot(_StepPlot):

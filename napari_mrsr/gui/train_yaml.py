@@ -8,7 +8,7 @@ import yaml
 from qtpy.QtGui import QFontDatabase
 from qtpy.QtWidgets import QDialog, QDialogButtonBox, QFileDialog, QPlainTextEdit, QVBoxLayout, QWidget
 
-from napari_mrsr.errors import MrsrError
+from napari_mrsr.errors import InputError, MrsrError
 from napari_mrsr.gui.dock import note, warn
 from napari_mrsr.io import write_text
 from napari_mrsr.training.recipe import Recipe, parse_recipe
@@ -68,9 +68,12 @@ class RecipeEditor(QDialog):
 
     def _parse(self) -> bool:
         try:
-            self.recipe = parse_recipe(self.editor.toPlainText(), "This recipe")
+            recipe = parse_recipe(self.editor.toPlainText(), "This recipe")
+            if recipe.network.name != self.recipe.network.name:
+                raise InputError(f"This recipe is of the network {self.recipe.network.name}; another one is chosen in the dock, under Network.")
         except MrsrError as error:
             warn(self.problem, str(error))
             return False
+        self.recipe = recipe
         warn(self.problem, "")
         return True

@@ -19,9 +19,10 @@ from napari_mrsr.errors import InputError
 from napari_mrsr.intensity import foreground_mask
 from napari_mrsr.networks import get_architecture
 from napari_mrsr.training.augment import require_variations
-from napari_mrsr.training.data import Study, load_study, subject, thick_axis
+from napari_mrsr.training.data import Study, load_study, thick_axis
 from napari_mrsr.training.loop import require_fit
 from napari_mrsr.training.parallel import Machines, start_fabric
+from napari_mrsr.training.people import subject
 from napari_mrsr.training.recipe import Recipe
 from napari_mrsr.training.sources import Split, check_voxels, divide, find_split
 from napari_mrsr.training.stages.super_resolution import SuperResolution
@@ -94,7 +95,8 @@ class Check:
         if not self.ok:
             return found
         found += [
-            f"learns from: {_count(self.volumes, 'volume')} of {_count(self.people, 'person', 'people')}, {_count(self.pairs, 'pair')}",
+            f"learns from: {_count(self.volumes, 'volume')} of {_count(self.people, 'person', 'people')}"
+            + (f", {_count(self.pairs, 'pair')}" if self.pairs else ""),
             f"validation: {', '.join(self.validation)}" + (f"; {self.split}" if self.split else ""),
             f"one epoch: {self.patches_per_epoch} patches, as many voxels as the tissue has ({_count(self.steps_per_epoch, 'step')})",
             f"all steps: {self.epochs:.1f} epochs",

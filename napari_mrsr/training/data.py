@@ -14,13 +14,11 @@ from napari_mrsr.errors import InputError
 from napari_mrsr.inference.reference import moved, register_rigid, resample_reference
 from napari_mrsr.intensity import require_content
 from napari_mrsr.io import READABLE, read_volume
-from napari_mrsr.io.paths import split_suffix
 from napari_mrsr.training.pairs import match_pair
+from napari_mrsr.training.people import stem_of
 from napari_mrsr.training.recipe import DataPart, Recipe
 from napari_mrsr.volume import AXES, Volume
 
-CONTRASTS = ("t1", "t1w", "t1ce", "t1gd", "t2", "t2w", "t2star", "flair", "pd", "pdw", "pdfs", "pdt2", "swi", "dwi", "mprage", "inplanet2")
-"""Last parts of file names that tell a contrast, not a person."""
 NO_IMAGES = ("_mask", "_seg", "_dseg", "_probseg", "_label", "_labels")
 """Ends of names of files beside images that are none."""
 THICK = 1.5
@@ -99,7 +97,7 @@ def find_volumes(root: str | Path, patterns: Sequence[str], leave_out: Sequence[
         if place.is_file():
             images = [place] if _is_image(place) else []
         elif place.is_dir():
-            images = [p for p in sorted(place.rglob("*")) if _is_image(p) and _is_source(p, place) and _stem(p).rpartition("_")[2] not in leave_out]
+            images = [p for p in sorted(place.rglob("*")) if _is_image(p) and _is_source(p, place) and stem_of(p).rpartition("_")[2] not in leave_out]
         else:
             images = [p for p in sorted(_glob(Path(root), pattern)) if _is_image(p)]
         if not images:
@@ -119,23 +117,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _is_source(path: Path, folder: Path) -> bool:
-    return "derivatives" not in path.relative_to(folder).parts and not _stem(path).lower().endswith(NO_IMAGES)
-
-
-def _stem(path: Path) -> str:
-    return split_suffix(path, READABLE)[0]
-
-
-def subject(path: Path) -> str:
-    """Person a file belongs to: its BIDS ``sub-`` entity, else its name without contrast and suffix; ``p01/t1.nii.gz`` is of ``p01``."""
-    for part in (path.name, *(p.name for p in path.parents)):
-        if part.startswith("sub-"):
-            return part.removeprefix("sub-").split("_")[0].split(".")[0]
-    stem = _stem(path) if _stem(path) != path.name else path.name.split(".")[0]
-    person, _, contrast = stem.rpartition("_")
-    if contrast.lower() not in CONTRASTS:
-        return stem
-    return person or path.resolve().parent.name
+    return "derivatives" not in path.relative_to(folder).parts and not stem_of(path).lower().endswith(NO_IMAGES)
 
 
 def load_study(path: Path, data: DataPart, recipe: Recipe | None = None, require_reference: bool = True) -> Study:
@@ -175,7 +157,7 @@ def load_study(path: Path, data: DataPart, recipe: Recipe | None = None, require
 
 def reference_paths(path: Path, contrasts: Sequence[str]) -> list[Path]:
     """Files of the other contrasts beside a volume, those that are there."""
-    own = _stem(path).rpartition("_")[2]
+    own = stem_of(path).rpartition("_")[2]
     names = [_sibling(path, contrast) for contrast in contrasts if contrast != own]
     return [name for name in names if name.is_file()]
 
@@ -238,7 +220,8 @@ def require_room(study: Study, recipe: Recipe) -> None:
     for axis, size in enumerate(image.shape):
         if axis != across and size < edge:
             raise InputError(
-                f"{image.name} has {size} voxels along {AXES[axis]}, fewer than a patch of {edge}; make patches.size smaller or leave the volume out."
+                f"{image.name} has {size} voxels along {AXES[axis]}, fewer than a patch of {edge} "
+                f"({recipe.patches.size} at the low resolution); make patches.size smaller or leave the volume out."
             )
 
 

@@ -13,7 +13,8 @@ from napari_mrsr.degradation import Degradation, degrade, get_protocol
 from napari_mrsr.errors import InputError
 from napari_mrsr.evaluation import compare
 from napari_mrsr.inference import super_resolve
-from napari_mrsr.training.data import Study, find_volumes, load_study, subject
+from napari_mrsr.training.data import Study, find_volumes, load_study
+from napari_mrsr.training.people import subject
 from napari_mrsr.training.recipe import DataPart
 from napari_mrsr.volume import Volume
 from napari_mrsr.zoo import Card, Quality, get_card, list_models, write_card

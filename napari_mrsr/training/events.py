@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +101,8 @@ class TrainingDone:
         Optimiser steps made.
     psnr : float
         Of the best validation; minus infinity where there was none.
+    started_from : float
+        PSNR of the starting weights; not a number where it began from scratch.
     weights : dict
         State of the network.
     recipe : Recipe
@@ -115,12 +118,25 @@ class TrainingDone:
 
     step: int
     psnr: float
+    started_from: float
     weights: dict[str, Tensor]
     recipe: Recipe
     minutes: float
     start: Start | None
     stages: dict[str, str]
     note: str = ""
+
+    @property
+    def why_no_model(self) -> str:
+        """Why there are no weights worth keeping, in a sentence; empty where there are."""
+        if not math.isfinite(self.psnr):
+            return "The training ended before the first validation: there are no weights to keep yet."
+        if self.psnr <= self.started_from:
+            return (
+                f"No validation was better than the {self.started_from:.2f} dB of the starting weights, so there is no new model. "
+                "Train longer, or with a lower learning rate."
+            )
+        return ""
 
 
 Event = StageStarted | StageScored | StageDone | TrainingStarted | StepDone | ValidationDone | Noticed | TrainingDone

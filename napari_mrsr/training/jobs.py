@@ -13,7 +13,6 @@ import torch
 from napari_mrsr.errors import InputError
 from napari_mrsr.io import make_folder, require_writable
 from napari_mrsr.networks import Architecture, create, get_architecture
-from napari_mrsr.training.data import subject
 from napari_mrsr.training.domain import trained_domain
 from napari_mrsr.training.events import (
     Event,
@@ -28,6 +27,7 @@ from napari_mrsr.training.events import (
 )
 from napari_mrsr.training.loop import train
 from napari_mrsr.training.parallel import Machines, is_main_process
+from napari_mrsr.training.people import subject
 from napari_mrsr.training.recipe import Recipe, VitStage
 from napari_mrsr.training.sources import Split, find_split
 from napari_mrsr.training.stages import NAME, all_splits
@@ -104,13 +104,13 @@ def write_model(done: TrainingDone, folder: Path, overwrite: bool) -> list[Path]
     Raises
     ------
     InputError
-        If nothing was validated.
+        If nothing was validated, or nothing was better than the starting weights.
     OutputError
         If a file exists, or the folder or disk refuses.
     """
     recipe = done.recipe
-    if not np.isfinite(done.psnr):
-        raise InputError("The training ended before its first validation; let it run longer.")
+    if done.why_no_model:
+        raise InputError(done.why_no_model)
     weights = folder / f"{recipe.name}.safetensors"
     kind = {"float32": torch.float32, "float16": torch.float16}[recipe.storage]
     stored = {k: v.to(kind) if v.is_floating_point() else v for k, v in done.weights.items()}
@@ -205,8 +205,9 @@ def _history(done: TrainingDone, split: Split) -> Iterator[str]:
         how = f", pretext {part.pretext}" if isinstance(part, VitStage) else ""
         yield f"stage {part.name}{how}: {part.steps} steps, sha256 {done.stages[part.name]}"
     threads = torch.get_num_threads()
-    yield f"{done.step} steps in {done.minutes:.0f} minutes on {threads} threads"
-    yield f"best validation {done.psnr:.2f} dB ({CONVENTION})"
+    yield f"{done.step} steps in {done.minutes:.0f} minutes on {threads} {'thread' if threads == 1 else 'threads'}"
+    since = "" if np.isnan(done.started_from) else f", from {done.started_from:.2f}"
+    yield f"best validation {done.psnr:.2f} dB ({CONVENTION}){since}"
     if recipe.loss.kind == "fdvit" and recipe.loss.weights.get("pixel"):
         yield f"loss with a pixel term (weight {recipe.loss.weights['pixel']:g}), which the paper's has not"
     if split.note:

@@ -150,7 +150,8 @@ class _Run:
         if isinstance(stage, SuperResolution):
             sums = {name: result.sha256 for name, result in self.results.items()}
             minutes = trainer.seconds / 60
-            yield TrainingDone(trainer.step, trainer.best_score, trainer.best, self.recipe, minutes, self.start, sums, note)
+            scores = (trainer.best_score, trainer.started_from)
+            yield TrainingDone(trainer.step, *scores, trainer.best, self.recipe, minutes, self.start, sums, note)
             return
         if self.stopped:
             return
@@ -225,9 +226,10 @@ class _Run:
         if trainer.step == 0 and self.start is not None and isinstance(stage, SuperResolution):
             # What the starting weights can do already is what has to be beaten.
             yield self._validate(trainer, path, started)
+            trainer.started_from = trainer.best_score
         while trainer.step < stage.steps:
             if self._stop():
-                return "stopped by its user"
+                return "was stopped by its user"
             if patience and trainer.stale >= patience:
                 yield Noticed(f"No gain in {patience} validations; the training ends at step {trainer.step}.")
                 return f"ended early, after {patience} validations without a gain"

@@ -63,14 +63,17 @@ class Job:
                 self.tell(event)
                 self.rest()
         self.tell_steps()
-        if done is None or not np.isfinite(done.psnr):
-            run.tell("stopped", message="Stopped before the first validation: there are no weights to keep yet.")
+        if done is None:
+            run.tell("stopped", message="Stopped before the super-resolution: there are no weights to keep yet.")
+            return
+        kind, early = "stopped" if self.stopping() else "done", f" The training {done.note}." if done.note else ""
+        if done.why_no_model:
+            run.tell(kind, message=done.why_no_model + early)
             return
         run.tell("finishing")
         name = self.install(replace(done, minutes=done.minutes - self.rested / 60))
-        kind = "stopped" if self.stopping() else "done"
-        early = f" It {done.note}." if done.note else ""
-        run.tell(kind, model=name, message=f"Best validation {done.psnr:.2f} dB in {done.step} steps; the model is {name}.{early}")
+        since = "" if np.isnan(done.started_from) else f", {done.psnr - done.started_from:+.2f} dB to the starting weights"
+        run.tell(kind, model=name, message=f"Best validation {done.psnr:.2f} dB{since}, in {done.step} steps; the model is {name}.{early}")
 
     def stopping(self) -> bool:
         """Whether the run is to end."""

@@ -14,8 +14,9 @@ from napari_mrsr.errors import InputError
 from napari_mrsr.grid import lattice_offset
 from napari_mrsr.intensity import foreground_mask
 from napari_mrsr.training.augment import require_variations
-from napari_mrsr.training.data import Study, crop_study, find_volumes, load_study, require_room, subject, thick_axis
+from napari_mrsr.training.data import Study, crop_study, find_volumes, load_study, require_room, thick_axis
 from napari_mrsr.training.fingerprint import SAME, fingerprint
+from napari_mrsr.training.people import subject
 from napari_mrsr.training.recipe import Recipe
 
 GAP_MM = 10.0

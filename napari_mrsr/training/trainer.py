@@ -40,6 +40,8 @@ class Trainer:
         Optimiser steps made.
     seconds : float
         Time spent on them, all runs together.
+    started_from : float
+        Score of the weights that the stage began with; not a number where it began with none.
     best_score : float
     best : dict of str to Tensor
         State of the averaged network at its best validation.
@@ -60,7 +62,7 @@ class Trainer:
             self.learners.append((player, learned, fabric.setup_optimizers(_optimiser(learned, stage.optimiser))))
         self.step, self.seconds, self.stale = 0, 0.0, 0
         self.pieces = recipe.accumulate
-        self.best_score, self.gained_from = -math.inf, -math.inf
+        self.started_from, self.best_score, self.gained_from = math.nan, -math.inf, -math.inf
         self.best = _copy(self.averaged)
         self.notices: list[str] = []
 
@@ -207,6 +209,7 @@ class Trainer:
             "stale": self.stale,
             "gained_from": self.gained_from,
             "best_score": self.best_score,
+            "started_from": self.started_from,
             "best": self.best,
             "averaged": self.averaged.state_dict(),
             "players": {p.name: {"network": p.network.state_dict(), "optimiser": o.state_dict()} for p, _, o in self.learners},
@@ -233,6 +236,7 @@ class Trainer:
         self.best = {k: v.clone() for k, v in state["best"].items()}
         for name in ("step", "seconds", "pieces", "stale", "gained_from", "best_score"):
             setattr(self, name, state[name])
+        self.started_from = state.get("started_from", math.nan)  # checkpoints of earlier versions have none
         torch.set_rng_state(state["rng"])
         if state["device_rng"] is not None and self.fabric.device.type == "cuda":
             torch.cuda.set_rng_state(state["device_rng"], self.fabric.device)

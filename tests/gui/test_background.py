@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+
+import pytest
 
 SCRIPT = """
 import time
@@ -18,6 +21,23 @@ def work():
 app = QApplication([])
 in_background(work, done=print, failed=print)
 """
+
+
+WITH_A_DOCK = """
+import napari
+viewer = napari.Viewer(show=False)
+viewer.window.add_plugin_dock_widget("napari-mrsr", "{dock}")
+"""
+
+
+@pytest.mark.parametrize("dock", ["Super-resolve", "Attention probe", "Train"])
+def test_a_program_that_ends_with_a_dock_open_ends_quietly(tmp_path, dock):
+    """Nobody closes the window: Qt takes its objects away in an order of its own."""
+    home = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore", "-c", WITH_A_DOCK.format(dock=dock)]
+    ended = subprocess.run(command, cwd=tmp_path, env=home, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_program_that_ends_while_work_goes_on_ends_quietly(tmp_path):

@@ -23,6 +23,7 @@ from napari_mrsr.gui.train_presets import preset
 from napari_mrsr.gui.train_yaml import RecipeEditor
 from napari_mrsr.training.recipe import load_recipe
 from napari_mrsr.training.runs import ALIVE, RunFolder, State, Wish, list_runs, new_run
+from napari_mrsr.volume import Source as Source_
 from napari_mrsr.zoo import list_models
 
 PATIENCE = 120_000
@@ -141,6 +142,9 @@ def test_a_recipe_is_edited_as_text(qtbot, dock, monkeypatch, tmp_path):
     editor.accept()
     assert editor.result() != QDialog.DialogCode.Accepted
     assert "colour" in editor.problem.text()
+    editor.editor.setPlainText(good.replace("name: cftn\n", "name: dcamsr\n"))
+    editor.accept()
+    assert "is of the network cftn" in editor.problem.text()
     editor.editor.setPlainText(good.replace("seed: 0", "seed: 7"))
     monkeypatch.setattr("napari_mrsr.gui.train_yaml.QFileDialog.getSaveFileName", lambda *_: (str(tmp_path / "mine.yaml"), ""))
     editor.save()
@@ -214,6 +218,26 @@ def test_folders_without_images_are_said(tmp_path, people):
     assert contrasts_in(str(people)) == {"T1w": 3, "T2w": 3}
 
 
+def test_copies_of_layers_tell_person_and_contrast(viewer, dock, make_volume, tmp_path):
+    data, base = dock.data, dock.form.base.data
+    for seed, path in enumerate(("d/sub-ann_T1w.nii.gz", "d/sub-ann_ses-2_FLAIR.nii", "d/p07/t2.nii")):
+        head = make_volume(seed=seed, name=f"layer {seed}")
+        array, meta, _ = volume_to_layer(head.replace(source=Source_(path=str(tmp_path / path))))
+        viewer.add_image(array, **meta)
+    data.source.setCurrentText(str(Source.VOLUME))
+    data.volume.setCurrentText("layer 1")
+    assert [name for name, _ in data.volumes()] == ["sub-ann_FLAIR.nii"]
+    part = data.part(base, tmp_path)
+    assert (part.train, part.contrasts) == (("sub-ann_FLAIR.nii",), ("FLAIR",))
+    data.source.setCurrentText(str(Source.LAYERS))
+    data.layers.tick([id(layer) for layer in viewer.layers])
+    assert [name for name, _ in data.volumes()] == ["sub-ann_01_T1w.nii", "sub-ann_02_FLAIR.nii", "sub-p07_03_t2.nii"]
+    assert data.part(base, tmp_path).contrasts == ("FLAIR", "T1w", "t2")
+    data.layers.tick([id(layer) for layer in list(viewer.layers)[:2]])
+    with pytest.raises(InputError, match=r"two people at least.*These are all of ann"):
+        data.volumes()
+
+
 def test_layers_are_copied_and_one_alone_is_divided(viewer, dock, make_volume, tmp_path):
     data, base = dock.data, dock.form.base.data
     data.source.setCurrentText(str(Source.VOLUME))
@@ -226,12 +250,12 @@ def test_layers_are_copied_and_one_alone_is_divided(viewer, dock, make_volume, t
     data.volume.setCurrentText("head 1")
     assert [name for name, _ in data.volumes()] == ["sub-head1_volume.nii"]
     part = data.part(base, tmp_path)
-    assert (part.root, part.train, part.split) == (str(tmp_path), ("*_volume.nii",), "parts")
+    assert (part.root, part.train, part.split) == (str(tmp_path), ("sub-head1_volume.nii",), "parts")
     data.source.setCurrentText(str(Source.LAYERS))
     with pytest.raises(InputError, match="two people at least"):
         data.volumes()
     data.layers.tick([id(viewer.layers[0]), id(viewer.layers[2])])
-    assert [(name, v.name) for name, v in data.volumes()] == [("sub-01head0.nii", "head 0"), ("sub-02head2.nii", "head 2")]
+    assert [(name, v.name) for name, v in data.volumes()] == [("sub-head0_01_volume.nii", "head 0"), ("sub-head2_02_volume.nii", "head 2")]
     assert data.part(base, tmp_path).split == "people"
     viewer.layers.pop(0)
     with pytest.raises(InputError, match="two people at least"):
@@ -339,6 +363,37 @@ def test_a_run_goes_on_without_the_dock_and_is_found_again(qtbot, viewer, ready,
     qtbot.waitUntil(lambda: again.watch.state is State.RUNNING and not again.watch.history.resting, timeout=60_000)
 
 
+def test_two_trainings_of_one_name_are_refused(ready, said, people, monkeypatch):
+    other = new_run(tiny_recipe(people))
+    other.tell("launched")
+    other.claim(os.getpid())
+    ready.start_button.click()
+    assert "under way" in said[-1]
+    assert list_runs() == [other]
+    other.tell("stopped")
+
+
+def test_a_folder_without_images_starts_nothing(qtbot, ready, said, tmp_path):
+    (tmp_path / "empty").mkdir()
+    ready.data.folder.setText(str(tmp_path / "empty"))
+    ready.data.look_into()
+    qtbot.waitUntil(lambda: "No image files" in ready.data.about.text(), timeout=60_000)
+    ready.start_button.click()
+    assert said[-1].startswith("No image files lie in")
+    assert list_runs() == []
+
+
+def test_names_of_loss_terms_follow_the_theme(viewer, dock):
+    plot = dock.view.losses
+    plot.draw({"mse": ([1, 2], [0.2, 0.1])})
+    colours = set()
+    for theme in ("dark", "light"):
+        viewer.theme = theme
+        ((_, label),) = plot._legend.items
+        colours.add(label.item.toHtml().split("color:")[1][:7])
+    assert len(colours) == 2
+
+
 def test_a_run_that_cannot_begin_says_why(qtbot, ready, people):
     ready.data.part = lambda base, _: base.model_copy(update={"root": str(people), "train": ("nothing",)})
     begin(qtbot, ready)
@@ -371,7 +426,7 @@ def test_layers_are_kept_with_the_run(qtbot, ready, viewer, people, make_volume,
     ready.start_button.click()
     qtbot.waitUntil(lambda: ready.watch.run is not None, timeout=60_000)
     run = ready.watch.run
-    assert sorted(p.name for p in run.data.iterdir()) == ["sub-01head0.nii", "sub-02head1.nii"]
+    assert sorted(p.name for p in run.data.iterdir()) == ["sub-head0_01_volume.nii", "sub-head1_02_volume.nii"]
     assert run.recipe().data.root == str(run.data)
 
 

@@ -12,9 +12,10 @@ from napari_mrsr.grid import SamplingGrid
 from napari_mrsr.intensity import foreground_mask, intensity_range
 from napari_mrsr.io import write_volume
 from napari_mrsr.networks.scaling import by_range
-from napari_mrsr.training.data import Study, find_volumes, subject
+from napari_mrsr.training.data import Study, find_volumes
 from napari_mrsr.training.patches import PatchSampler as StudySampler
 from napari_mrsr.training.patches import validation_case as study_case
+from napari_mrsr.training.people import contrast_of, subject
 from napari_mrsr.training.recipe import Recipe
 from napari_mrsr.volume import Volume
 
@@ -296,3 +297,8 @@ def test_a_file_tells_its_person(path, person):
 def test_constant_training_volumes_are_refused(make_affine):
     with pytest.raises(InputError, match="all voxels have the same value"):
         PatchSampler(recipe(), [Volume(np.ones((9, 9, 9)), make_affine())])
+
+
+def test_contrasts_are_told_by_the_last_part_of_a_name():
+    names = {"sub-07_ses-1_T1w.nii.gz": "T1w", "p07/flair.nii": "flair", "sub-07_run-2.nii": "", "head.mgz": "", "x_T2star.nii": "T2star"}
+    assert {name: contrast_of(Path(name)) for name in names} == names

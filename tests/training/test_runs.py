@@ -12,14 +12,14 @@ import time
 import numpy as np
 import psutil
 import pytest
-import torch
-from safetensors.torch import load_file
 from tiny_training import tiny_recipe, write_people
 
 from napari_mrsr.errors import InputError, OutputError, RunError
 from napari_mrsr.io import read_volume
 from napari_mrsr.training import runs as module
+from napari_mrsr.training.events import TrainingDone
 from napari_mrsr.training.history import History
+from napari_mrsr.training.jobs import write_model
 from napari_mrsr.training.process import check, main
 from napari_mrsr.training.runs import ALIVE, RunFolder, State, Wish, list_runs, new_run, runs_folder
 from napari_mrsr.zoo import get_card, list_models
@@ -219,7 +219,7 @@ def test_a_second_run_of_a_name_gets_a_number_and_nothing_is_replaced(people):
 
 
 def test_fine_tuning_is_scored_before_its_first_step(people):
-    """What the starting weights can do is the first point of the curve, and the end is never worse."""
+    """What the starting weights can do is the first point of the curve; what is no better makes no new model."""
     first = new_run(tiny_recipe(people), "cpu")
     assert main(str(first.path)) == 0
     second = new_run(tiny_recipe(people, name="tuned", start="tiny", optimiser={"learning_rate": 0.5}, steps=3, validate_every=3), "cpu")
@@ -228,9 +228,15 @@ def test_fine_tuning_is_scored_before_its_first_step(people):
     assert [s.step for s in scores] == [0, 3]
     assert scores[0].psnr == pytest.approx(told(first).best.psnr, abs=1e-4)
     assert scores[1].psnr < scores[0].psnr
-    assert (told(second).best, told(second).model) == (scores[0], "tuned")
-    weights = [load_file(run.path / f"{name}.safetensors") for run, name in ((first, "tiny"), (second, "tuned"))]
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert (told(second).best, told(second).model) == (scores[0], "")
+    assert f"{scores[0].psnr:.2f} dB of the starting weights" in told(second).message
+    assert {card.name for card in list_models() if card.name in ("tiny", "tuned")} == {"tiny"}
+    third = new_run(tiny_recipe(people, name="tuned", start="tiny", optimiser={"learning_rate": 1e-3}, steps=60, validate_every=20), "cpu")
+    assert main(str(third.path)) == 0
+    gain = told(third).best.psnr - told(third).scores[0].psnr
+    assert gain > 0
+    assert f"{gain:+.2f} dB to the starting weights" in told(third).message
+    assert told(third).model == "tuned"
 
 
 def test_a_run_that_fails_says_why(people, tmp_path):
@@ -248,6 +254,19 @@ def test_a_stop_before_the_first_validation_keeps_no_model(people, monkeypatch):
     assert run.state() is State.STOPPED
     assert told(run).model == ""
     assert "before the first validation" in told(run).message
+
+
+def test_weights_no_better_than_those_it_began_with_make_no_model(people, monkeypatch):
+    done = TrainingDone(6, 23.24, 23.24, {}, tiny_recipe(people), 0.1, None, {}, "was stopped by its user")
+    monkeypatch.setattr("napari_mrsr.training.process.train", lambda *_, **__: iter([done]))
+    run = new_run(tiny_recipe(people), "cpu")
+    assert main(str(run.path)) == 0
+    assert told(run).model == ""
+    assert told(run).message.startswith("No validation was better than the 23.24 dB of the starting weights")
+    assert told(run).message.endswith("The training was stopped by its user.")
+    assert not any(card.name == "tiny" for card in list_models())
+    with pytest.raises(InputError, match="no new model"):
+        write_model(done, run.path, overwrite=True)
 
 
 def test_killed_is_seen_and_resumed_to_the_same_end(people):

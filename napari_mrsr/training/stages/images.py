@@ -12,12 +12,11 @@ from torch import Tensor
 
 from napari_mrsr.degradation import get_protocol
 from napari_mrsr.errors import InputError
-from napari_mrsr.io import READABLE
-from napari_mrsr.io.paths import split_suffix
 from napari_mrsr.networks import get_architecture
 from napari_mrsr.networks.scaling import by_range
 from napari_mrsr.training.data import Study
 from napari_mrsr.training.hashing import hashed_values
+from napari_mrsr.training.people import stem_of
 from napari_mrsr.training.planes import PlaneSampler
 from napari_mrsr.training.recipe import AugmentationPart, ImageStage, Recipe
 from napari_mrsr.training.sources import find_split, load_split
@@ -78,7 +77,7 @@ def image_values(recipe: Recipe, part: ImageStage) -> dict[str, object]:
 
 def class_of(path: Path) -> str:
     """Class of a slice: the last part of its file's name."""
-    return split_suffix(path, READABLE)[0].rpartition("_")[2]
+    return stem_of(path).rpartition("_")[2]
 
 
 class ImageSource:
