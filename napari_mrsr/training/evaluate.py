@@ -162,7 +162,7 @@ def _laid_over(reference: Volume, image: Volume) -> Volume:
         target.append(slice((n - length) // 2, (n - length) // 2 + length))
         source.append(slice((m - length) // 2, (m - length) // 2 + length))
     data[tuple(target)] = reference.data[tuple(source)]
-    return image.replace(data=data, name=reference.name)
+    return reference.replace(data=data, affine=image.affine)
 
 
 def _contrast(volume: Volume) -> str:
