@@ -22,6 +22,9 @@ from napari_mrsr.zoo.cards import ANOTHER
 
 CONVENTION = "mrsr-1"
 LEAST_WIDTH = 20
+USED = 0.5
+"""dB that somebody else's reference must cost at least, if the reference is to count as used."""
+UNUSED = "Makes little use of its reference"
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +104,18 @@ def evaluate_model(
 def _keep(card: Card, table: Sequence[Quality], people: Sequence[str], command: str) -> Path:
     """Write the lines there are into the card, ordered by person and noise."""
     lines = sorted(table, key=lambda line: (people.index(line.subject) if line.subject in people else len(people), line.noise))
-    path, _ = write_card(card.model_copy(update={"quality": tuple(lines), "quality_command": command}), Path(card.folder), overwrite=True)
+    limits = (*(limit for limit in card.limits if not limit.startswith(UNUSED)), *_about_reference(lines))
+    changes = {"quality": tuple(lines), "quality_command": command, "limits": limits}
+    path, _ = write_card(card.model_copy(update=changes), Path(card.folder), overwrite=True)
     return path
+
+
+def _about_reference(lines: Sequence[Quality]) -> Iterator[str]:
+    """What the card is to say where a wrong reference does nearly as well as the right one."""
+    pairs = [(line.psnr[name.removesuffix(ANOTHER)], value) for line in lines for name, value in line.psnr.items() if name.endswith(ANOTHER)]
+    cost = sum(right - wrong for right, wrong in pairs) / max(1, len(pairs))
+    if pairs and cost < USED:
+        yield f"{UNUSED}: somebody else's changes PSNR by {-cost:+.2f} dB in the mean."
 
 
 def _studies(card: Card, paths: Sequence[Path]) -> list[tuple[str, Study]]:

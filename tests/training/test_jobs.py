@@ -17,11 +17,11 @@ from napari_mrsr.networks import create
 from napari_mrsr.training import jobs
 from napari_mrsr.training.checkpoint import load_checkpoint
 from napari_mrsr.training.data import Study
-from napari_mrsr.training.evaluate import _entries, _laid_over, evaluate_model
+from napari_mrsr.training.evaluate import _about_reference, _entries, _laid_over, evaluate_model
 from napari_mrsr.training.jobs import halo_error, train_to_files
 from napari_mrsr.training.parallel import Machines
 from napari_mrsr.training.recipe import Recipe
-from napari_mrsr.zoo import Card, TrainingData, get_card, list_models, load_network, sha256_of
+from napari_mrsr.zoo import Card, Quality, TrainingData, get_card, list_models, load_network, sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +248,18 @@ def test_lines_that_a_card_lacks_are_added(at_work, data):
     assert [line.noise for line in both] == [0, 2]
     assert both[1:] == first
     assert list(evaluate_model("tiny", paths, [0.0, 2.0], command, missing=True)) == ["The card of tiny has these lines already."]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"), [(32.9, ["Makes little use of its reference: somebody else's changes PSNR by -0.10 dB in the mean."]), (31.0, [])]
+)
+def test_a_card_says_where_a_wrong_reference_does_as_well(wrong, told):
+    psnr = {"cubic": 30.0, "toy T1w": 33.0, "toy T1w of another": wrong}
+    lines = [
+        Quality(subject=s, convention="mrsr-1", protocol="kspace x4", noise=n, psnr=p, ssim=p)
+        for s, n, p in (("bob", 0, psnr), ("bob", 3, {"cubic": 29.0, "toy T1w": 32.0}), ("eve", 0, psnr))
+    ]
+    assert list(_about_reference(lines)) == told
 
 
 def test_a_method_without_weights_has_no_card_to_write(at_work, data):
