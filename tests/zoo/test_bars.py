@@ -55,25 +55,35 @@ MISSED = {
     "cftn-x2 over cubic": "+4.12 dB: +5.09 on nvn, +3.15 on arc2017, whose input's band kept perfectly gives +2.4",
     "cftn-x2 over best": "+0.995 dB: +1.08 on nvn, +0.91 on arc2017",
     "cftn-x2 with noise": "+1.26 dB: +1.39 on nvn, +1.12 on arc2017",
+    "cftn-x3 over cubic": "+1.34 dB: +1.58 on nvn, +1.10 on arc2017",
+    "cftn-x3 over best": "+0.54 dB: +0.56 on nvn, +0.51 on arc2017",
+    "cftn-x3 with noise": "+0.47 dB: +0.54 on nvn, +0.41 on arc2017",
+    "fdvit-x4 over cubic": "+1.45 dB: +1.63 on nvn, +1.26 on arc2017",
+    "dcamsr-x2 T1w over zero-fill": "+1.87 dB: +2.00 on msl04, +1.74 on fg6692, whose T1 lies half a voxel off",
+    "dcamsr-x2 alone over zero-fill": "+0.96 dB on msl04 and fg6692",
+    "dcamsr-x4 T1w over zero-fill": "+2.47 dB: +2.88 on msl04, +2.06 on fg6692, whose T1 lies half a voxel off",
+    "dcamsr-x4 alone over zero-fill": "+0.67 dB: +0.53 on msl04, +0.80 on fg6692",
+    "cohft-x4 T1w over zero-fill": "+0.71 dB: it has not learned to use its reference",
+    "cohft-x4 heeds its reference": "-0.06 dB: it has not learned to use its reference",
 }
 """Bars that are not reached, by test id, with what is."""
 
 
-def columns(card):
-    return list(dict.fromkeys(name for line in card.quality for name in line.own(card.name)))
+COLUMNS = list(dict.fromkeys(column for card in CARDS.values() for line in card.quality for column in line.own(card.name)))
 
 
-COLUMNS = {column: name for name, card in CARDS.items() for column in columns(card)}
+def card_of(column):
+    return CARDS[column.partition(" ")[0]]
 
 
 def lines(column, noise):
-    return [q for q in CARDS[COLUMNS[column]].quality if q.noise == noise and column in q.psnr]
+    return [q for q in card_of(column).quality if q.noise == noise and column in q.psnr]
 
 
 def gain(column, over, noise=0.0):
     """Mean difference in dB."""
     found = lines(column, noise)
-    others = [max(q.others(COLUMNS[column]).values()) if over == "best" else q.psnr[over] for q in found]
+    others = [max(q.others(card_of(column).name).values()) if over == "best" else q.psnr[over] for q in found]
     return sum(q.psnr[column] - o for q, o in zip(found, others, strict=True)) / len(found)
 
 
@@ -97,7 +107,7 @@ def test_gain_with_noise(column):
 
 @pytest.mark.parametrize("column", [known(f"{c} SSIM", c) for c in COLUMNS])
 def test_ssim_is_above_that_of_cubic(column):
-    for line in (q for q in CARDS[COLUMNS[column]].quality if column in q.ssim):
+    for line in (q for q in card_of(column).quality if column in q.ssim):
         assert line.ssim[column] > line.ssim["cubic"], (line.subject, line.noise)
 
 
