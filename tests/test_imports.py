@@ -13,7 +13,7 @@ VIEWER = ("napari", "qtpy", "PyQt5", "PyQt6", "PySide6", "magicgui", "superqt", 
 HEAVY = ("torch", "lightning_fabric", "monai", "matplotlib", *VIEWER)
 TORCH = ("torch", "lightning_fabric", "monai", "einops", "safetensors")
 NEEDS_TORCH = ("napari_mrsr.networks.cftn", "napari_mrsr.networks.classic", "napari_mrsr.inference.engine", "napari_mrsr.training.")
-TRAINING_WITHOUT_TORCH = ("napari_mrsr.training.recipe", "napari_mrsr.training.runs", "napari_mrsr.training.history")
+TRAINING_WITHOUT_TORCH = ("napari_mrsr.training.recipe", "napari_mrsr.training.runs", "napari_mrsr.training.history", "napari_mrsr.training.people")
 
 
 def test_there_are_sources():
