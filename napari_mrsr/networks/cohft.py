@@ -7,6 +7,7 @@ constructor options.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from napari_mrsr.errors import InputError
 from napari_mrsr.networks.architecture import Architecture, MapInfo
 from napari_mrsr.networks.blocks.cross_modality import CNNBlock, CohfTBlock, conv3, zero
 from napari_mrsr.networks.blocks.gradient import gradient_magnitude
-from napari_mrsr.networks.blocks.head_correlation_attention import HeadCorrelationAttention
+from napari_mrsr.networks.blocks.head_correlation_attention import HeadCorrelationAttention, keep_variance
 from napari_mrsr.networks.blocks.noise import with_noise_level
 from napari_mrsr.networks.blocks.recording import wanted
 from napari_mrsr.networks.blocks.resample import lattice_upsample
@@ -148,6 +149,9 @@ class CohfT(nn.Module):
         False removes all attention, and with it the use of the reference (the paper's baseline).
     short, long, inter_modality, inter_head, adaptive_in : bool
         Parts of the Cohf-T blocks; without `inter_modality` the reference is not used.
+    distance_penalty : bool
+        Heads of the inter-modality attention prefer near patches of the reference, by a learnt penalty on the squared distance. Off in the
+        paper, whose attention finds the place by content alone and needs long training for that.
     domain : {"gradient", "image"}
         Whether the prior stream sees gradient magnitudes or the images themselves.
     blocks : {"cohft", "cnn"}
@@ -158,7 +162,8 @@ class CohfT(nn.Module):
         Give the main stream the noise level as a second input channel. Off in the paper.
     init : {"default", "residual"}
         ESRGAN's small start of the RRDBs and framework defaults elsewhere; or also a last convolution of zeros, so that the image starts
-        as the interpolated input.
+        as the interpolated input, attention that starts as a copy of patches, and convolutions around it that keep the variance: what
+        the reference tells then reaches the image from the first steps on.
 
     Raises
     ------
@@ -190,6 +195,7 @@ class CohfT(nn.Module):
         inter_modality: bool = True,
         inter_head: bool = True,
         adaptive_in: bool = True,
+        distance_penalty: bool = False,
         domain: Literal["gradient", "image"] = "gradient",
         blocks: Literal["cohft", "cnn"] = "cohft",
         residual_blocks: int = 1,
@@ -225,7 +231,7 @@ class CohfT(nn.Module):
         def block(index: int) -> nn.Module:
             if blocks == "cnn":
                 return CNNBlock(d, scale, residual_blocks, short, long, inter_modality)
-            return CohfTBlock(d, scale, heads, window, patch, mlp_expansion, short, long, inter_modality, inter_head, adaptive_in, index)
+            return CohfTBlock(d, scale, heads, window, patch, mlp_expansion, short, long, inter_modality, inter_head, distance_penalty, adaptive_in, index)
 
         self.gate_image = gate(2 if noise_channel else 1)
         self.gate_structure = gate(1)
@@ -238,7 +244,22 @@ class CohfT(nn.Module):
             if isinstance(module, RRDB):
                 module.reset()
         if init == "residual":
-            zero(self.output_image[-1])
+            self._start_residual()
+
+    def _start_residual(self) -> None:
+        for gate in (self.output_image, self.output_gradient):
+            for layer in list(gate)[:-1]:
+                if isinstance(layer, nn.Conv2d):
+                    keep_variance(layer, math.sqrt(2))
+        zero(self.output_image[-1])
+        for gate in (self.gate_image, self.gate_structure, self.gate_context):
+            if gate is not None:
+                keep_variance(gate[0])
+        for stage in self.stages:
+            keep_variance(stage.extract)
+            keep_variance(stage.combine)
+            if isinstance(stage.block, CohfTBlock):
+                stage.block.reset()
 
     def forward(self, lr: Tensor, reference: Tensor | None = None, noise_level: Tensor | float | None = None) -> Tensor:
         """Super-resolve.

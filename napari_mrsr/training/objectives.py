@@ -26,8 +26,8 @@ def make_objective(loss: LossPart) -> Objective:
     """
     if loss.kind == "transmrsr":
         return _perceptual_objective(loss)
-    if loss.pixel == "mse-ssim-gradient":
-        return _gradient_objective()
+    if loss.pixel.endswith("-gradient"):
+        return _gradient_objective(loss.pixel)
     pixel: nn.Module = PIXEL_LOSSES[loss.pixel]()
 
     def objective(model: Any, pair: Pair) -> dict[str, Tensor]:
@@ -57,11 +57,12 @@ def _perceptual_objective(loss: LossPart) -> Objective:
     return objective
 
 
-def _gradient_objective() -> Objective:
-    """Cohf-T's loss on the image and on the gradient that its second branch predicts."""
+def _gradient_objective(name: str) -> Objective:
+    """Cohf-T's loss, or another pixel loss in its place, on the image and on the gradient that its second branch predicts."""
     from napari_mrsr.networks.losses.gradient import CohfTLoss
 
-    loss = CohfTLoss()
+    pixel = None if name == "mse-ssim-gradient" else PIXEL_LOSSES[name.removesuffix("-gradient")]()
+    loss = CohfTLoss(pixel=pixel)
 
     def objective(model: Any, pair: Pair) -> dict[str, Tensor]:
         image, gradient = model.forward_with_gradient(pair.lr, reference=pair.reference, noise_level=pair.noise_level)

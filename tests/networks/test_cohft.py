@@ -194,12 +194,13 @@ def softmax(x):
     return weights / weights.sum()
 
 
-def naive_heads(q, k, v, inter_head=True):
-    """One window: (M, N, d') arrays to (N, M, d'), element by element."""
+def naive_heads(q, k, v, inter_head=True, penalty=None):
+    """One window: (M, N, d') arrays to (N, M, d'), element by element; `penalty`, (M, N, N), is taken from the logits."""
     heads, tokens, width = q.shape
     attended = np.zeros((tokens, heads, width))
     for m, i in itertools.product(range(heads), range(tokens)):
-        weights = softmax(np.array([np.sum(q[m, i] * k[m, j]) / math.sqrt(width) for j in range(k.shape[1])]))
+        logits = np.array([np.sum(q[m, i] * k[m, j]) / math.sqrt(width) for j in range(k.shape[1])])
+        weights = softmax(logits if penalty is None else logits - penalty[m, i])
         attended[i, m] = sum(weights[j] * v[m, j] for j in range(k.shape[1]))
     if not inter_head:
         return attended
@@ -295,6 +296,12 @@ def naive_projections(module, x1, x2):
     return found
 
 
+def naive_penalty(module, window):
+    """Slopes times squared distances of a window's tokens, (M, N, N)."""
+    slopes = np.zeros(module.heads) if module.near is None else numbers(module.near.log_slope.exp())
+    return np.array([[[slope * ((a - c) ** 2 + (b - d) ** 2) for c, d in window] for a, b in window] for slope in slopes])
+
+
 def naive_attention(module, x1, x2=None):
     """O of one sample, (C, h, w)."""
     q, k, v = naive_projections(module, x1, x1 if x2 is None else x2)
@@ -303,7 +310,7 @@ def naive_attention(module, x1, x2=None):
     u = np.zeros((channels, rows * p, columns * p))
     for window in naive_windows(rows, columns, module.window, module.dilated):
         picked = [np.stack([projected[:, i, j] for i, j in window], 1) for projected in (q, k, v)]
-        tokens = naive_heads(*picked, inter_head=module.inter_head)
+        tokens = naive_heads(*picked, inter_head=module.inter_head, penalty=naive_penalty(module, window))
         for (i, j), token in zip(window, tokens, strict=True):
             u[:, p * i : p * i + p, p * j : p * j + p] = token.reshape(channels, p, p)
     return x1 + naive_conv(module.post, u[:, : x1.shape[1], : x1.shape[2]], pad=1)
@@ -313,6 +320,8 @@ def lively_attention(**options):
     torch.manual_seed(0)
     module = HeadCorrelationAttention(4, heads=2, **options).double()
     with torch.no_grad():
+        if module.near is not None:
+            module.near.log_slope.copy_(torch.tensor([-1.0, -3.0]))
         for p in module.parameters():
             p.add_(0.3 * torch.randn_like(p))
     return module
@@ -324,6 +333,7 @@ KINDS = {
     "whole": {"patch": 2},
     "reference": {"patch": 2, "ratio": 3},
     "windows of patches": {"patch": 2, "window": 2, "dilated": True},
+    "near reference": {"patch": 2, "ratio": 3, "distance_penalty": True},
 }
 
 
@@ -340,6 +350,22 @@ def test_attention_by_hand(kind, size, inter_head):
     for item in range(2):
         expected = naive_attention(module, x1[item].numpy(), None if x2 is None else x2[item].numpy())
         np.testing.assert_allclose(ours[item].numpy(), expected, rtol=1e-9, atol=1e-11)
+
+
+def test_penalty_in_half_precision_keeps_the_place():
+    module = lively_attention(**KINDS["near reference"]).float()
+    with torch.no_grad():
+        module.near.log_slope.fill_(2.0)
+        x1, x2 = torch.randn(1, 4, 60, 60), torch.randn(1, 4, 180, 180)
+        expected = module(x1, x2)
+        found = module.half()(x1.half(), x2.half())
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.05)
+
+
+def test_penalty_is_for_attention_without_windows():
+    with pytest.raises(InputError, match="within windows"):
+        HeadCorrelationAttention(4, window=3, distance_penalty=True)
 
 
 def test_published_inter_modality_tokens():
@@ -550,7 +576,7 @@ def test_any_size_and_scale(height, width, scale, blocks):
     assert torch.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"blocks": "cnn"}, {"noise_channel": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"blocks": "cnn"}, {"noise_channel": True}, {"distance_penalty": True}], ids=str)
 def test_gradients_reach_every_parameter(options):
     net = small_net(**options).train()
     lr, reference = slices(7, 8)
@@ -646,6 +672,20 @@ def test_residual_start_is_the_interpolation(scale):
         torch.testing.assert_close(bicubic, F.interpolate(lr, scale_factor=scale, mode="bicubic"), rtol=0, atol=1e-6)
         with_skip, without = small_net(scale=scale)(lr, reference), small_net(scale=scale, skip=False)(lr, reference)
         torch.testing.assert_close(with_skip - without, bicubic, rtol=0, atol=1e-5)
+
+
+def test_residual_start_lets_the_reference_through():
+    """Where the attention starts quiet but open, one step of learning suffices for the reference to change the image, at its own place."""
+    torch.manual_seed(0)
+    net = CohfT(scale=2, init="residual", distance_penalty=True, adaptive_in=False, **{**TINY, "width": 16})
+    lr, reference = slices(30, 30)
+    touched = reference.clone()
+    touched[:, :, 10:16, 10:16] = 1.0
+    with torch.no_grad():
+        net.output_image[-1].weight.normal_(0, 0.1)
+        change = (net(lr, reference) - net(lr, touched)).abs()[0, 0]
+    assert change[6:24, 6:24].max() > 1e-3
+    assert change[6:24, 6:24].max() > 20 * change[36:, 36:].max()
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -767,9 +807,10 @@ def test_query_maps_by_hand(kind, size, head):
     _, rows, columns, width = q.shape
     row, column = (size[0] - 1) // p, 2 // p
     (window,) = [w for w in naive_windows(rows, columns, module.window, module.dilated) if (row, column) in w]
+    penalty = naive_penalty(module, window)[:, window.index((row, column))]
     expected = np.zeros((rows, columns))
     for m in range(2) if head is None else (head,):
-        weights = softmax(np.array([np.sum(q[m, row, column] * k[m, i, j]) / math.sqrt(width) for i, j in window]))
+        weights = softmax(np.array([np.sum(q[m, row, column] * k[m, i, j]) / math.sqrt(width) for i, j in window]) - penalty[m])
         for (i, j), weight in zip(window, weights, strict=True):
             expected[i, j] += weight / (2 if head is None else 1)
     shown = expected[: math.ceil(size[0] / p), : math.ceil(size[1] / p)]

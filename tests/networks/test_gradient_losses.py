@@ -147,6 +147,13 @@ def test_ablations_of_table_4():
     assert len({round(v, 6) for v in values}) == 3
 
 
+def test_another_pixel_loss_takes_both_places():
+    (image, target), (gradient, truth) = pictures(16, 17, seed=1), pictures(16, 17, seed=2, noise=0.2)
+    found = CohfTLoss(pixel=torch.nn.L1Loss()).terms(image, gradient, target, truth)
+    torch.testing.assert_close(found["image"], (image - target).abs().mean())
+    torch.testing.assert_close(found["gradient"], 0.5 * (gradient - truth).abs().mean())
+
+
 def test_loss_can_be_followed_downhill():
     output, target = pictures(12, 13)
     (image, gradient) = (output.clone().requires_grad_(), output.abs().clone().requires_grad_())

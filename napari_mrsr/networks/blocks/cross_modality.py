@@ -14,6 +14,10 @@ EPSILON = 1e-5
 """Added to variances in the adaptive instance normalisation."""
 
 
+INTER_MODALITY_GAIN = 0.3
+"""Loudness of the reference's patches where a block starts quietly: normalised, they are far louder than the features they join."""
+
+
 def conv3(channels_in: int, channels_out: int) -> nn.Conv2d:
     """3 x 3 convolution that keeps the size."""
     return nn.Conv2d(channels_in, channels_out, 3, padding=1)
@@ -81,6 +85,8 @@ class CohfTBlock(nn.Module):
         Which attentions there are, with their MLPs.
     inter_head : bool
         Inter-head correlation in all of them.
+    distance_penalty : bool
+        Whether the inter-modality attention prefers near patches.
     adaptive_in : bool
         False attends to the reference's features as they are.
     stage : int
@@ -99,6 +105,7 @@ class CohfTBlock(nn.Module):
         long: bool,
         inter_modality: bool,
         inter_head: bool,
+        distance_penalty: bool,
         adaptive_in: bool,
         stage: int,
     ) -> None:
@@ -113,8 +120,16 @@ class CohfTBlock(nn.Module):
         self.short = nn.Sequential(attention("short", window=window), mlp()) if short else None
         self.long = nn.Sequential(attention("long", window=window, dilated=True), mlp()) if long else None
         self.adapt = AdaptIN(channels, scale) if inter_modality and adaptive_in else None
-        self.inter = attention("inter-modality", patch=patch, ratio=scale) if inter_modality else None
+        self.inter = attention("inter-modality", patch=patch, ratio=scale, distance_penalty=distance_penalty) if inter_modality else None
         self.mlp = mlp() if inter_modality else None
+
+    def reset(self) -> None:
+        """Start with silent windows and a quiet copy of the reference's patches."""
+        for part in (*(self.short or ()), *(self.long or ())):
+            part.reset(0.0)
+        if self.inter is not None and self.mlp is not None:
+            self.inter.reset(INTER_MODALITY_GAIN)
+            self.mlp.reset(INTER_MODALITY_GAIN)
 
     def forward(self, structure: Tensor, context: Tensor | None) -> Tensor:
         """(B, d, h, w) and (B, d, rh, rw), or None where there is no inter-modality attention, to (B, d, h, w)."""

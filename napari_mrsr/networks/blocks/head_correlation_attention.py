@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,24 @@ from torch import Tensor, nn
 from napari_mrsr.errors import InputError
 from napari_mrsr.networks.blocks.recording import Recorder, wanted
 
+FIRST_PENALTY = 8.0
+"""Penalty per squared distance with which training begins."""
+
 LARGEST_BATCH = 65535
 """Batch that attention kernels on a GPU take at once (the limit of a CUDA grid's third axis)."""
+
+
+@torch.no_grad()
+def scale(layer: Any, gain: float) -> None:
+    """Multiply a layer's weights and biases."""
+    layer.weight.mul_(gain)
+    layer.bias.mul_(gain)
+
+
+def keep_variance(layer: Any, gain: float = 1.0) -> None:
+    """Start a convolution so that its output varies as its input does, times `gain`, around zero."""
+    nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.weight[0].numel()))
+    nn.init.zeros_(layer.bias)
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -39,6 +56,10 @@ class ResidualMLP(nn.Module):
         self.layers = nn.Sequential(
             ChannelNorm(channels), nn.Conv2d(channels, hidden, 1), ChannelNorm(hidden), nn.GELU(), nn.Conv2d(hidden, channels, 1)
         )
+
+    def reset(self, gain: float) -> None:
+        """Start with a branch `gain` times as loud as the framework's."""
+        scale(self.layers[-1], gain)
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape in and out."""
@@ -109,7 +130,7 @@ def head_correlation(q: Tensor, k: Tensor, v: Tensor, inter_head: bool = True) -
     Parameters
     ----------
     q, k, v : (B, M, N, d') tensors
-        Queries, keys and values of M heads.
+        Queries, keys and values of M heads. Queries and keys may be wider than values.
     inter_head : bool
         False leaves eq. 4 and 5 out (``u = vhat``).
 
@@ -121,12 +142,43 @@ def head_correlation(q: Tensor, k: Tensor, v: Tensor, inter_head: bool = True) -
     wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
         parts = zip(*(torch.split(t.to(wide), LARGEST_BATCH) for t in (q, k, v)), strict=True)
-        attended = [F.scaled_dot_product_attention(*part) for part in parts]
+        # The fast kernels need equal widths.
+        attended = [F.scaled_dot_product_attention(q, k, F.pad(v, (0, q.shape[-1] - v.shape[-1])))[..., : v.shape[-1]] for q, k, v in parts]
         values = (attended[0] if len(attended) == 1 else torch.cat(attended)).transpose(1, 2)
         if inter_head:
             weights = torch.softmax(values @ values.transpose(2, 3), -1)
             values = values + weights @ values
-    return values.flatten(2).to(q.dtype)
+    return values.flatten(2).to(v.dtype)
+
+
+class DistancePenalty(nn.Module):
+    """Lets heads prefer tokens that lie near: ``-s_m |i - j|^2`` on the logits of head m, with a learnt s_m > 0 and distances in tokens.
+
+    Expanded into products of coordinates, so that queries and keys grow by three channels and no matrix of token pairs is needed; the part that
+    depends on the query alone is left out, since a softmax does not see it.
+
+    Parameters
+    ----------
+    heads : int
+        M. All begin at their own place.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.log_slope = nn.Parameter(torch.full((heads,), math.log(FIRST_PENALTY)))
+
+    def forward(self, q: Tensor, k: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(B, M, N, d') queries and keys of h x w tokens, ``size = (h, w)``, to (B, M, N, d' + 3) each, in at least float32."""
+        wide = torch.promote_types(q.dtype, torch.float32)
+        axes = (torch.arange(n, dtype=wide, device=q.device) - (n - 1) / 2 for n in size)
+        places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 1)
+        width = q.shape[-1]
+        # Attention divides the logits by the root of the new width.
+        slope = (self.log_slope.exp() * math.sqrt(width + 3)).to(wide).view(-1, 1, 1)
+        of_query = torch.cat([2 * slope * places, -slope.expand(-1, len(places), 1)], -1)
+        of_key = torch.cat([places, places.square().sum(-1, keepdim=True)], -1)
+        q = torch.cat([q.to(wide) * math.sqrt((width + 3) / width), of_query.expand(len(q), -1, -1, -1)], -1)
+        return q, torch.cat([k.to(wide), of_key.expand(*k.shape[:2], -1, -1)], -1)
 
 
 class HeadCorrelationAttention(nn.Module):
@@ -150,6 +202,8 @@ class HeadCorrelationAttention(nn.Module):
         Long-distance windows; see :func:`to_windows`.
     inter_head : bool
         Whether heads attend to one another.
+    distance_penalty : bool
+        Whether heads prefer near tokens (:class:`DistancePenalty`; not in the paper). For attention without windows.
     name : str
         Of the map that it can record.
     stride : int
@@ -165,12 +219,15 @@ class HeadCorrelationAttention(nn.Module):
         window: int | None = None,
         dilated: bool = False,
         inter_head: bool = True,
+        distance_penalty: bool = False,
         name: str = "",
         stride: int = 1,
     ) -> None:
         super().__init__()
         self.heads, self.patch, self.ratio, self.window, self.dilated, self.inter_head = heads, patch, ratio, window, dilated, inter_head
         self.name, self.stride = name, stride
+        if distance_penalty and window:
+            raise InputError("Attention within windows knows no penalty on the distance.")
         width = channels * patch**2
         if width % heads:
             raise InputError(f"Attention with {heads} heads needs token widths that are multiples of {heads}, not {channels} x {patch} x {patch}.")
@@ -180,6 +237,16 @@ class HeadCorrelationAttention(nn.Module):
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.post = nn.Conv2d(channels, channels, 3, padding=1)
+        self.near = DistancePenalty(heads) if distance_penalty else None
+
+    def reset(self, gain: float) -> None:
+        """Start as a copy of the tokens attended to, and with a branch of loudness `gain`; the projections would scramble patches."""
+        for embedding in (self.embed_1, self.embed_2):
+            keep_variance(embedding[1])
+        for projection in (self.query, self.key, self.value):
+            nn.init.eye_(projection.weight)
+            nn.init.zeros_(projection.bias)
+        keep_variance(self.post, gain)
 
     def forward(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
         """Enhance `x1` by what `x2` knows.
@@ -207,6 +274,8 @@ class HeadCorrelationAttention(nn.Module):
         size = (target.shape[2], target.shape[3])
         target, context = (to_windows(t, self.window, self.dilated) for t in (target, context))
         q, k, v = self._split(self.query(target)), self._split(self.key(context)), self._split(self.value(context))
+        if self.near is not None:
+            q, k = self.near(q, k, size)
         if recorder := wanted(self.name):
             self._record(recorder, q, k, size, (math.ceil(h / self.patch), math.ceil(w / self.patch)))
         u = from_windows(head_correlation(q, k, v, self.inter_head), size, self.window, self.dilated)

@@ -100,6 +100,8 @@ class CohfTLoss(nn.Module):
         False leaves L_c out (ablation "w/o Lc").
     ssim : bool
         False leaves both SSIM terms out (ablation "w/o SSIM Loss").
+    pixel : Module or None
+        Another loss of output and target in the place of :class:`MseSsimLoss`, whose options then do not count.
     """
 
     def __init__(
@@ -111,10 +113,11 @@ class CohfTLoss(nn.Module):
         data_range: float = 1.0,
         gradient: bool = True,
         ssim: bool = True,
+        pixel: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.weight, self.gradient = weight, gradient
-        self.loss = MseSsimLoss(alpha, window, sigma, data_range, ssim)
+        self.loss = pixel or MseSsimLoss(alpha, window, sigma, data_range, ssim)
 
     def forward(self, image: Tensor, gradient: Tensor, target: Tensor, target_gradient: Tensor | None = None) -> Tensor:
         """Sum of :meth:`terms`."""
