@@ -168,7 +168,8 @@ class Feed:
         """The network's output lattice cut to the fine voxels that the tile covers, as a block of the volume."""
         if tile.stack is None:
             return y[0, 0].float().cpu().numpy()
-        for axis, ((shift, scale), size) in enumerate(zip(self._shifts(tile.stack), self.plane(tile.stack), strict=True), start=2):
+        sizes = [part.stop - part.start for axis, part in enumerate(self.covers(tile)) if axis != tile.stack]
+        for axis, ((shift, scale), size) in enumerate(zip(self._shifts(tile.stack), sizes, strict=True), start=2):
             y = y.narrow(axis, scale - shift if shift else 0, size)
         return np.moveaxis(y[:, 0].float().cpu().numpy(), 0, tile.stack)
 

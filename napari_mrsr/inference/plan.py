@@ -16,8 +16,8 @@ from napari_mrsr.inference.background import LEAST_SAVING, bounds
 from napari_mrsr.inference.control import Look
 from napari_mrsr.inference.options import Job
 from napari_mrsr.inference.process import list_devices
-from napari_mrsr.inference.tiles import Tile, make_planes, make_tiles, slab
-from napari_mrsr.networks import get_architecture
+from napari_mrsr.inference.tiles import Tile, make_planes, make_tiles, narrowed, slab
+from napari_mrsr.networks import Architecture, get_architecture
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,8 @@ PLANES_AT_ONCE = {"cpu": 4}
 """Slices given to a 2D network together; more gain nothing on a CPU..."""
 MANY_PLANES = 32
 """...and keep other devices busy."""
+PLANES_IN_BLOCK = 8
+"""Neighbouring slices that share a rectangle around the head, for networks that cut slices into windows."""
 PLANES_SHARE = 0.05
 """Largest part of the slices that are given together while somebody watches."""
 PASS_VOXELS = 64**3
@@ -210,7 +212,7 @@ def make_plan(
     elif architecture.tiling == "planes":
         if tile is not None:
             raise InputError(f"{job.card.name} sees whole slices; give the number at once (batch) in place of a tile size.")
-        tiles, peak, air = _planes(job, memory, architecture.pre_interpolated, batch, busy, look is not None)
+        tiles, peak, air = _planes(job, memory, architecture, batch, busy, look is not None)
     else:
         halo = margin(job, network)
         asked = lr_region(job)
@@ -315,10 +317,13 @@ def _fitting(block: Block, shape: Sequence[int], halo: int, multiple: int, memor
 
 
 def _planes(
-    job: Job, memory: _Memory, pre_interpolated: bool, batch: int | None, busy: NDArray[np.bool_] | None, watched: bool
+    job: Job, memory: _Memory, architecture: Architecture, batch: int | None, busy: NDArray[np.bool_] | None, watched: bool
 ) -> tuple[list[Tile], int, float]:
-    """Whole slices, as many at once as are wanted and fit; those of air alone are left out. Gives tiles, peak bytes, share of air."""
-    shape = job.grid.fine_shape if pre_interpolated else job.grid.coarse_shape
+    """Whole slices, as many at once as are wanted and fit; those of air alone are left out. Gives tiles, peak bytes, share of air.
+
+    What networks that cut slices into windows would see of air around the head is left out as well.
+    """
+    shape = job.grid.fine_shape if architecture.pre_interpolated else job.grid.coarse_shape
     asked = sum(job.block[stack].stop - job.block[stack].start for stack in job.stacks)
     most = batch or PLANES_AT_ONCE.get(memory.device, MANY_PLANES)
     if watched and batch is None:
@@ -331,12 +336,30 @@ def _planes(
             need = size(memory.per_voxel * plane)
             raise RunError(f"One slice needs {need}, {size(memory.free)} are free on {memory.device}; close other programs.")
         count = most if batch else min(most, int(MEMORY_SHARE * memory.free / (memory.per_voxel * plane)))
-        group = make_planes(_busy_planes(job.block[stack], stack, shape, busy), shape, stack, count)
+        planes = _busy_planes(job.block[stack], stack, shape, busy)
+        group = make_planes(planes, shape, stack, count) if busy is None or not architecture.windowed else _blocks(planes, shape, stack, count, busy)
         largest = max(largest, *(t.voxels for t in group))
         tiles += group
     peak = memory.require(largest, f"{most} slices at once need", batch is not None)
-    done = sum(t.core[t.stack].stop - t.core[t.stack].start for t in tiles if t.stack is not None)
-    return tiles, peak, 1 - done / asked
+    whole = sum(math.prod(shape) // shape[stack] * (job.block[stack].stop - job.block[stack].start) for stack in job.stacks)
+    return tiles, peak, 1 - sum(t.voxels for t in tiles) / whole
+
+
+def _blocks(planes: slice, shape: Sequence[int], stack: int, count: int, busy: NDArray[np.bool_]) -> list[Tile]:
+    """Planes of the finer lattice, each cut in plane to what is not air in its block of planes.
+
+    Blocks lie where they lie, whatever part of the planes is asked for and however many fit at once, so that the result does not depend on it.
+    """
+    factor = [n / m for n, m in zip(shape, busy.shape, strict=True)]
+    tiles: list[Tile] = []
+    for start in range(planes.start // PLANES_IN_BLOCK * PLANES_IN_BLOCK, planes.stop, PLANES_IN_BLOCK):
+        block = [slice(start, min(start + PLANES_IN_BLOCK, n)) if axis == stack else slice(0, n) for axis, n in enumerate(shape)]
+        x, y, z = (slice(int(s.start / f), math.ceil(s.stop / f)) for s, f in zip(block, factor, strict=True))
+        region, _ = _without_air((x, y, z), busy)
+        region_fine = [slice(int(s.start * f), min(n, math.ceil(s.stop * f))) for s, f, n in zip(region, factor, shape, strict=True)]
+        part = slice(max(start, planes.start), min(start + PLANES_IN_BLOCK, planes.stop))
+        tiles += [narrowed(tile, region_fine) for tile in make_planes(part, shape, stack, count)]
+    return tiles
 
 
 def _busy_planes(part: slice, stack: int, shape: Sequence[int], busy: NDArray[np.bool_] | None) -> slice:

@@ -95,7 +95,7 @@ def halves(tile: Tile, shape: Sequence[int], halo: int, multiple: int, smallest:
     if size < 2 or (tile.stack is None and size <= smallest):
         return []
     if tile.stack is not None:
-        return make_planes(tile.core[axis], shape, axis, -(-size // 2))
+        return [narrowed(piece, tile.core) for piece in make_planes(tile.core[axis], shape, axis, -(-size // 2))]
     edges = [s.stop - s.start for s in tile.core]
     edges[axis] = -(-size // 2)
     return make_tiles(tile.core, shape, edges, halo, multiple)
@@ -148,3 +148,9 @@ def make_planes(part: slice, shape: Sequence[int], stack: int, count: int) -> li
         x, y, z = (slice(start, stop) if axis == stack else slice(0, n) for axis, n in enumerate(shape))
         tiles.append(Tile((x, y, z), (x, y, z), stack))
     return tiles
+
+
+def narrowed(planes: Tile, region: Sequence[slice]) -> Tile:
+    """The same planes, cut in plane to `region`."""
+    x, y, z = (own if axis == planes.stack else part for axis, (own, part) in enumerate(zip(planes.core, region, strict=True)))
+    return Tile((x, y, z), (x, y, z), planes.stack)

@@ -87,6 +87,9 @@ class Architecture:
         (:class:`~napari_mrsr.networks.blocks.cross_scale_transformer.CrossScaleTransformer`); empty where there are none.
     pre_interpolated : bool
         Whether the input is first brought to the fine grid.
+    windowed : bool
+        Whether it cuts slices into windows of its own, of which each is computed by itself, so that air around the head can be cut off.
+        For networks that are `pre_interpolated`.
     channels_last : bool
         Whether convolutions are faster with channels last in memory (measured, ``tests/benchmarks/engine.py``).
     maps : callable
@@ -110,5 +113,6 @@ class Architecture:
     window: int | None = None
     attention: Callable[[Any], tuple[CrossScaleTransformer, ...]] = lambda _module: ()
     pre_interpolated: bool = False
+    windowed: bool = False
     channels_last: bool = False
     maps: Callable[[Any], tuple[MapInfo, ...]] = lambda _module: ()

@@ -386,6 +386,7 @@ ARCHITECTURES = MappingProxyType(
             bytes_per_voxel=TransMRSR.bytes_per_voxel,
             global_statistics=True,
             pre_interpolated=True,
+            windowed=True,
             maps=TransMRSR.maps,
         )
     }

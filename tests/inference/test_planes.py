@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from types import ModuleType
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from napari_mrsr.degradation import Degradation, degrade
 from napari_mrsr.degradation.matrices import bspline_matrix
 from napari_mrsr.errors import InputError, RunError
 from napari_mrsr.inference import Control, RunDone, RunOptions, RunStarted, run, super_resolve
+from napari_mrsr.inference.background import busy_mask
 from napari_mrsr.inference.maps import Probe
 from napari_mrsr.intensity import intensity_range
 from napari_mrsr.networks import Architecture, MapInfo, create, register
@@ -84,6 +87,7 @@ def add(monkeypatch, tmp_path):
         "plane": Architecture(name="plane", reference="optional", maps=lambda _: MAPS, scaling=by_range, **common),
         "sliced": Architecture(name="sliced", reference="optional", scaling=by_slice, **common),
         "thick": Architecture(name="thick", pre_interpolated=True, maps=lambda _: MAPS, **common),
+        "windowed": Architecture(name="windowed", pre_interpolated=True, windowed=True, **common),
     }
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(registry_module, "_MODULES", dict(registry_module._MODULES))
@@ -96,7 +100,7 @@ def add(monkeypatch, tmp_path):
         path = save_weights(create(architecture, scale, **options).state_dict(), tmp_path / f"{name}.safetensors", {}, overwrite=True)
         card = Card(
             name=name, title=name, architecture=architecture, scale=scale, protocol=protocol, options=options, weights=path.name,
-            sha256=sha256_of(path), reference="optional" if architecture != "thick" else "none", uses_noise=True,
+            sha256=sha256_of(path), reference="none" if architecture in ("thick", "windowed") else "optional", uses_noise=True,
         )  # fmt: skip
         (tmp_path / f"{name}.json").write_text(card.model_dump_json())
         return name
@@ -162,6 +166,45 @@ def test_a_region_equals_the_whole(make_volume, add):
     offset = np.round(np.linalg.solve(whole.affine, part.affine)[:3, 3]).astype(int)
     block = tuple(slice(o, o + n) for o, n in zip(offset, part.shape, strict=True))
     assert np.prod(part.shape) < np.prod(whole.shape)
+    np.testing.assert_array_equal(part.data, whole.data[block])
+
+
+@pytest.fixture
+def cone(make_volume):
+    """Tissue whose outline changes from slice to slice, in empty air; thick slices."""
+    truth = make_volume((96, 88, 80))
+    x, y, z = np.indices(truth.shape)
+    inside = (x - 50) ** 2 + (y - 40) ** 2 < (0.3 * z + 4) ** 2
+    return degrade(truth.replace(data=np.where(inside, truth.data + 300, 0).astype(np.float32)), Degradation(protocol="slice-profile", scale=4, axis="S"))
+
+
+def test_windows_of_air_are_not_computed_and_tissue_is_the_same(cone, add):
+    name = add("windowed", 4, "slice-profile", aligned="same")
+    whole, part = super_resolve(cone, name, skip_air=False), super_resolve(cone, name)
+    busy = busy_mask(cone.data, cone.voxel_size).repeat(4, 2)
+    np.testing.assert_allclose(part.data[busy], whole.data[busy], atol=1e-3)
+    assert (part.data != whole.data).any()
+    share = float(re.search(r"(\d+) % air", part.record["run"]["plan"])[1]) / 100
+    planes = [busy.any(axis=tuple(a for a in range(3) if a != stack)).mean() for stack in (0, 1)]
+    assert share > 1 - np.mean(planes) + 0.2, "more than the slices of air alone"
+
+
+def test_windows_do_not_depend_on_what_is_asked_for(cone, add):
+    """A network that answers with where it sees a pixel tells how the slice was cut."""
+
+    class Place(nn.Module):
+        def forward(self, lr, reference=None, noise_level=None):
+            rows, columns = (torch.arange(n, dtype=lr.dtype) for n in lr.shape[2:])
+            return (rows[:, None] + 1000 * columns).expand_as(lr)
+
+    name = add("windowed", 4, "slice-profile", aligned="same")
+    with patch.object(Plane, "forward", Place.forward):
+        whole, single = (super_resolve(cone, name, batch=batch, precision="float32") for batch in (None, 1))
+        corner = np.array(whole.box().lower)
+        part = super_resolve(cone, name, roi=tuple(np.concatenate([corner + [33, 27, 20], corner + [66, 50, 41]])), precision="float32")
+    np.testing.assert_array_equal(whole.data, single.data)
+    offset = np.round(np.linalg.solve(whole.affine, part.affine)[:3, 3]).astype(int)
+    block = tuple(slice(o, o + n) for o, n in zip(offset, part.shape, strict=True))
     np.testing.assert_array_equal(part.data, whole.data[block])
 
 
