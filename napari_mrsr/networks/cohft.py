@@ -161,7 +161,7 @@ class CohfT(nn.Module):
     noise_channel : bool
         Give the main stream the noise level as a second input channel. Off in the paper.
     init : {"default", "residual"}
-        ESRGAN's small start of the RRDBs and framework defaults elsewhere; or also a last convolution of zeros, so that the image starts
+        ESRGAN's small start of the RRDBs and framework defaults elsewhere; or also last convolutions of zeros, so that the image starts
         as the interpolated input, attention that starts as a copy of patches, and convolutions around it that keep the variance: what
         the reference tells then reaches the image from the first steps on.
 
@@ -231,7 +231,8 @@ class CohfT(nn.Module):
         def block(index: int) -> nn.Module:
             if blocks == "cnn":
                 return CNNBlock(d, scale, residual_blocks, short, long, inter_modality)
-            return CohfTBlock(d, scale, heads, window, patch, mlp_expansion, short, long, inter_modality, inter_head, distance_penalty, adaptive_in, index)
+            parts = (short, long, inter_modality, inter_head, distance_penalty, adaptive_in)
+            return CohfTBlock(d, scale, heads, window, patch, mlp_expansion, *parts, index)
 
         self.gate_image = gate(2 if noise_channel else 1)
         self.gate_structure = gate(1)
@@ -248,10 +249,12 @@ class CohfT(nn.Module):
 
     def _start_residual(self) -> None:
         for gate in (self.output_image, self.output_gradient):
-            for layer in list(gate)[:-1]:
-                if isinstance(layer, nn.Conv2d):
-                    keep_variance(layer, math.sqrt(2))
-        zero(self.output_image[-1])
+            first, *others, last = (layer for layer in gate if isinstance(layer, nn.Conv2d))
+            # Louder features make the first steps overshoot so far that the last GELU never opens again.
+            keep_variance(first, 0.2 * math.sqrt(2))
+            for layer in others:
+                keep_variance(layer, math.sqrt(2))
+            zero(last)
         for gate in (self.gate_image, self.gate_structure, self.gate_context):
             if gate is not None:
                 keep_variance(gate[0])

@@ -122,11 +122,11 @@ class OptimiserPart(_Part):
 class LossPart(_Part):
     """What the super-resolution minimises.
 
-    `kind` ``pixel``: the pixel loss, and CFTN's parameter norm (0 leaves it out). Those that end in ``gradient`` are for Cohf-T, which also predicts
-    gradients: half as much as the image's counts theirs; the paper's is ``mse-ssim-gradient``. ``fdvit``: FD-ViT's terms, which need its two stages before;
-    `weights` of ``adversarial``, ``vit``, ``structure``, ``texture`` and ``pixel`` (mean absolute difference, not in the paper), the paper's where
-    not given; `discriminator` are options of its discriminator. ``transmrsr``: `weights` of ``l1``, ``content`` and ``style``, the latter two only
-    where `vgg` names torchvision's VGG19 file.
+    `kind` ``pixel``: the pixel loss, and CFTN's parameter norm (0 leaves it out). Pixel losses that end in ``gradient`` are for Cohf-T, which also
+    predicts gradients: theirs counts half as much as the image's; the paper's is ``mse-ssim-gradient``. ``fdvit``: FD-ViT's terms, which need its
+    two stages before; `weights` of ``adversarial``, ``vit``, ``structure``, ``texture`` and ``pixel`` (mean absolute difference, not in the paper),
+    the paper's where not given; `discriminator` are options of its discriminator. ``transmrsr``: `weights` of ``l1``, ``content`` and ``style``,
+    the latter two only where `vgg` names torchvision's VGG19 file.
     """
 
     kind: Literal["pixel", "fdvit", "transmrsr"] = "pixel"

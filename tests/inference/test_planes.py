@@ -175,7 +175,8 @@ def cone(make_volume):
     truth = make_volume((96, 88, 80))
     x, y, z = np.indices(truth.shape)
     inside = (x - 50) ** 2 + (y - 40) ** 2 < (0.3 * z + 4) ** 2
-    return degrade(truth.replace(data=np.where(inside, truth.data + 300, 0).astype(np.float32)), Degradation(protocol="slice-profile", scale=4, axis="S"))
+    body = truth.replace(data=np.where(inside, truth.data + 300, 0).astype(np.float32))
+    return degrade(body, Degradation(protocol="slice-profile", scale=4, axis="S"))
 
 
 def test_windows_of_air_are_not_computed_and_tissue_is_the_same(cone, add):
@@ -200,8 +201,8 @@ def test_windows_do_not_depend_on_what_is_asked_for(cone, add):
     name = add("windowed", 4, "slice-profile", aligned="same")
     with patch.object(Plane, "forward", Place.forward):
         whole, single = (super_resolve(cone, name, batch=batch, precision="float32") for batch in (None, 1))
-        corner = np.array(whole.box().lower)
-        part = super_resolve(cone, name, roi=tuple(np.concatenate([corner + [33, 27, 20], corner + [66, 50, 41]])), precision="float32")
+        x, y, z = whole.box().lower
+        part = super_resolve(cone, name, roi=(x + 33, y + 27, z + 20, x + 66, y + 50, z + 41), precision="float32")
     np.testing.assert_array_equal(whole.data, single.data)
     offset = np.round(np.linalg.solve(whole.affine, part.affine)[:3, 3]).astype(int)
     block = tuple(slice(o, o + n) for o, n in zip(offset, part.shape, strict=True))

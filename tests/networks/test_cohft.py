@@ -674,10 +674,15 @@ def test_residual_start_is_the_interpolation(scale):
         torch.testing.assert_close(with_skip - without, bicubic, rtol=0, atol=1e-5)
 
 
+def test_residual_start_predicts_no_gradient():
+    net = small_net(init="residual", wake=False)
+    assert not net.forward_with_gradient(*slices(8, 7))[1].any()
+
+
 def test_residual_start_lets_the_reference_through():
-    """Where the attention starts quiet but open, one step of learning suffices for the reference to change the image, at its own place."""
+    """The attention starts quiet but open: all that is missing is the last convolution, and the reference changes the image at its own place."""
     torch.manual_seed(0)
-    net = CohfT(scale=2, init="residual", distance_penalty=True, adaptive_in=False, **{**TINY, "width": 16})
+    net = CohfT(scale=2, init="residual", distance_penalty=True, adaptive_in=False, short=False, long=False, **{**TINY, "width": 16})
     lr, reference = slices(30, 30)
     touched = reference.clone()
     touched[:, :, 10:16, 10:16] = 1.0
