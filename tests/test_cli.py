@@ -507,6 +507,10 @@ def test_train_then_evaluate(done, call, recipe, place, tmp_path):
     done(*common, "--overwrite", "--resume")
     again, first = load_file(tmp_path / "models" / "tiny.safetensors"), load(before["tiny.safetensors"])
     assert all(torch.equal(again[key], first[key]) for key in first)
+    done(*common, "--seed", 7, "-o", "seven")
+    other = load_file(place / "seven" / "tiny.safetensors")
+    assert not all(torch.equal(other[key], first[key]) for key in first)
+    assert json.loads((place / "seven" / "tiny.json").read_text())["seed"] == 7
     table = done("evaluate", "tiny", "--data", "data/test/sub-dee_T1w.nii.gz", "--noise", 0, "--noise", 2, "--card").splitlines()
     assert table[0].split()[-1] == "tiny"
     assert len(table) == 4

@@ -26,6 +26,7 @@ def train(
     stage: Annotated[str | None, typer.Option(help="Train this stage of the recipe alone, for example vit.")] = None,
     start: Annotated[str | None, typer.Option(help="Begin with the weights of this model (or safetensors file), not from scratch.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of weights, patches and noise, instead of the recipe's.")] = None,
     device: Device = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Devices that share every batch; on the CPU, processes.")] = 1,
     nodes: Annotated[int, typer.Option("--num-nodes", min=1, help="Machines; start the command on each, with MASTER_ADDR and NODE_RANK set.")] = 1,
@@ -46,7 +47,7 @@ def train(
     from napari_mrsr.training.recipe import load_recipe
 
     tune_process()
-    plan = load_recipe(recipe, root=data, steps=steps, start=start)
+    plan = load_recipe(recipe, root=data, steps=steps, start=start, seed=seed)
     if check:
         _check(plan, device, as_json)
         return
