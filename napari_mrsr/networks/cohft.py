@@ -127,11 +127,9 @@ class CohfT(nn.Module):
         The paper's Ours-S, Ours-M or Ours-L (also for None): `width`, `growth`, `stages`, `dense_blocks` and `convolutions` where these
         are None.
     width, growth, stages : int or None
-        d, the channels that a dense block's convolutions add, and the number of stages.
-    rrdbs : int
-        RRDBs per stage.
-    dense_blocks, convolutions : int or None
-        Dense blocks per RRDB, convolutions per dense block.
+        d, channels that a dense block's convolutions add, stages.
+    rrdbs, dense_blocks, convolutions : int (the latter two: or None)
+        RRDBs per stage, dense blocks per RRDB, convolutions per dense block.
     heads, window, patch : int
         M, g and p.
     mlp_expansion : int
@@ -143,15 +141,13 @@ class CohfT(nn.Module):
     skip : bool
         Add the interpolated input to the image.
     upsampling : {"bicubic", "lattice"}
-        How it is interpolated. ``bicubic``: the framework's, pixel edges aligned. ``lattice``: cubic B-spline with LR pixel i at output
-        pixel ``r i``, where a k-space crop leaves it.
+        ``bicubic``: the framework's, pixel edges aligned. ``lattice``: cubic B-spline, LR pixel i at output pixel ``r i`` (k-space crops).
     attention : bool
         False removes all attention, and with it the use of the reference (the paper's baseline).
     short, long, inter_modality, inter_head, adaptive_in : bool
         Parts of the Cohf-T blocks; without `inter_modality` the reference is not used.
     distance_penalty : bool
-        Heads of the inter-modality attention prefer near patches of the reference, by a learnt penalty on the squared distance. Off in the
-        paper, whose attention finds the place by content alone and needs long training for that.
+        A learnt penalty on squared distances in the inter-modality attention. Off in the paper: its attention finds places by content alone.
     domain : {"gradient", "image"}
         Whether the prior stream sees gradient magnitudes or the images themselves.
     blocks : {"cohft", "cnn"}
@@ -161,9 +157,8 @@ class CohfT(nn.Module):
     noise_channel : bool
         Give the main stream the noise level as a second input channel. Off in the paper.
     init : {"default", "residual"}
-        ESRGAN's small start of the RRDBs and framework defaults elsewhere; or also last convolutions of zeros, so that the image starts
-        as the interpolated input, attention that starts as a copy of patches, and convolutions around it that keep the variance: what
-        the reference tells then reaches the image from the first steps on.
+        ESRGAN's small start of the RRDBs and framework defaults elsewhere; or also last convolutions of zeros (the image starts as the
+        interpolated input), attention that copies patches, and convolutions that keep the variance, so that the reference gets through.
 
     Raises
     ------
@@ -231,8 +226,8 @@ class CohfT(nn.Module):
         def block(index: int) -> nn.Module:
             if blocks == "cnn":
                 return CNNBlock(d, scale, residual_blocks, short, long, inter_modality)
-            parts = (short, long, inter_modality, inter_head, distance_penalty, adaptive_in)
-            return CohfTBlock(d, scale, heads, window, patch, mlp_expansion, *parts, index)
+            kinds = (short, long, inter_modality, inter_head, distance_penalty, adaptive_in)
+            return CohfTBlock(d, scale, heads, window, patch, mlp_expansion, *kinds, index)
 
         self.gate_image = gate(2 if noise_channel else 1)
         self.gate_structure = gate(1)
@@ -255,9 +250,8 @@ class CohfT(nn.Module):
             for layer in others:
                 keep_variance(layer, math.sqrt(2))
             zero(last)
-        for gate in (self.gate_image, self.gate_structure, self.gate_context):
-            if gate is not None:
-                keep_variance(gate[0])
+        for opening in filter(None, (self.gate_image, self.gate_structure, self.gate_context)):
+            keep_variance(opening[0])
         for stage in self.stages:
             keep_variance(stage.extract)
             keep_variance(stage.combine)

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +163,8 @@ def precision(device: str, tiny: bool) -> dict[str, Any]:
     found = {}
     for card in (c for c in list_models() if c.learned):
         kin = (r for r in ROWS.values() if (r.architecture, bool(r.recipe)) == (card.architecture, True))
-        low, reference = job(next(kin), "tiny" if tiny else "small")
-        reference = None if card.scale != next(r.scale for r in ROWS.values() if r.architecture == card.architecture and r.recipe) else reference
-        options = {"reference": reference if card.reference != "none" else None, "device": device, "noise": 0.0, "skip_air": False}
+        low, reference = job(replace(next(kin), scale=card.scale), "tiny" if tiny else "small")
+        options = {"reference": reference, "device": device, "noise": 0.0, "skip_air": False}
         exact = super_resolve(low, card.name, precision="float32", **options).data
         gain = intensity_range(low.data)
         for name in ("float16", "bfloat16"):

@@ -111,14 +111,14 @@ def test_the_weights_say_where_they_come_from(dcamsr, folder):
 def test_centroids_go_into_the_weights(transmrsr, folder, parity_file, tmp_path):
     arrays = np.load(parity_file("transmrsr_tiny64.npz"))
     np.save(tmp_path / "centers.npy", arrays["centers"])
-    card = import_checkpoint(transmrsr, name="transmrsr-x4", scale=4, truncation="farthest", centroids=tmp_path / "centers.npy")
+    card = import_checkpoint(transmrsr, name="own-transmrsr", scale=4, truncation="farthest", centroids=tmp_path / "centers.npy")
     assert (card.architecture, card.scale, card.protocol, card.reference) == ("transmrsr", 4, "slice-profile", "none")
     assert (card.options["clusters"], card.options["truncation"]) == (8, "farthest")
     assert "centroids" not in card.options
     (tmp_path / "centers.npy").unlink()
     transmrsr.unlink()
     with torch.no_grad():
-        found = load_network(get_card("transmrsr-x4")).body(torch.from_numpy(arrays["x"]))
+        found = load_network(get_card("own-transmrsr")).body(torch.from_numpy(arrays["x"]))
     assert np.abs(found.numpy() - arrays["out_trunc_official_argmax"]).max() < 2e-4
 
 
