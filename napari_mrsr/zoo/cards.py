@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from napari_mrsr.errors import InputError
 from napari_mrsr.io import require_readable
@@ -145,6 +145,15 @@ class Card(_Part):
     limits: tuple[str, ...] = ()
     licence: str = "BSD-3-Clause"
     folder: str = Field(default="", exclude=True)
+
+    @field_validator("options")
+    @classmethod
+    def _with_numbers(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Tables of options (widths by resolution) are keyed by numbers, which JSON turns into text."""
+        return {
+            name: {int(k) if str(k).isdecimal() else k: v for k, v in value.items()} if isinstance(value, dict) else value
+            for name, value in options.items()
+        }
 
     @property
     def learned(self) -> bool:

@@ -119,6 +119,12 @@ def test_shipped_cards_say_what_a_user_must_know(path):
         assert line.own(card.name)
 
 
+def test_widths_by_resolution_come_back_as_numbers():
+    options = {"channels": {4: 64, 8: 32}, "extra": {"with": "text"}, "size": 64}
+    card = Card(name="own", title="Own", architecture="transmrsr", options=options)
+    assert Card.model_validate_json(card.model_dump_json()).options == options
+
+
 def clean_scores(subject):
     card = read_card(WEIGHTS / "cftn-x2.json")
     return card.name, next(q for q in card.quality if q.noise == 0 and q.subject == subject)
