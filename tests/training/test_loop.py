@@ -71,6 +71,14 @@ def test_events_come_in_order(recipe, undisturbed):
     assert done.minutes > 0
 
 
+@pytest.mark.parametrize("pixel", ["mse-ssim-gradient", "charbonnier-gradient"])
+def test_losses_on_gradients_need_a_network_that_predicts_them(recipe, tmp_path, pixel):
+    asked = recipe()
+    asked = asked.model_copy(update={"loss": asked.loss.model_copy(update={"pixel": pixel})})
+    with pytest.raises(InputError, match=f"predicts no gradients, which {pixel} needs"):
+        list(train(asked, tmp_path / "state.pt", accelerator="cpu"))
+
+
 def test_losses_fall_and_validation_rises(recipe, undisturbed):
     events = undisturbed(recipe())
     values = [terms["charbonnier"] for terms in losses(events).values()]

@@ -19,13 +19,6 @@ LARGEST_BATCH = 65535
 """Batch that attention kernels on a GPU take at once (the limit of a CUDA grid's third axis)."""
 
 
-@torch.no_grad()
-def scale(layer: Any, gain: float) -> None:
-    """Multiply a layer's weights and biases."""
-    layer.weight.mul_(gain)
-    layer.bias.mul_(gain)
-
-
 def keep_variance(layer: Any, gain: float = 1.0) -> None:
     """Start a convolution so that its output varies as its input does, times `gain`, around zero."""
     nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.weight[0].numel()))
@@ -57,9 +50,11 @@ class ResidualMLP(nn.Module):
             ChannelNorm(channels), nn.Conv2d(channels, hidden, 1), ChannelNorm(hidden), nn.GELU(), nn.Conv2d(hidden, channels, 1)
         )
 
+    @torch.no_grad()
     def reset(self, gain: float) -> None:
         """Start with a branch `gain` times as loud as the framework's."""
-        scale(self.layers[-1], gain)
+        for parameter in self.layers[-1].parameters():
+            parameter.mul_(gain)
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape in and out."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from napari_mrsr.errors import InputError
 from napari_mrsr.networks import create, get_architecture
 from napari_mrsr.networks.losses import ParameterNorm
 from napari_mrsr.networks.scaling import Scaling
@@ -58,6 +59,8 @@ class SuperResolution(Stage):
 
     def make_players(self) -> tuple[Player, ...]:
         """The network alone."""
+        if self.recipe.loss.pixel.endswith("-gradient") and not hasattr(self.network, "forward_with_gradient"):
+            raise InputError(f"loss.pixel: {self.architecture.title} predicts no gradients, which {self.recipe.loss.pixel} needs; take charbonnier.")
         objective = make_objective(self.recipe.loss)
         norm = ParameterNorm(self.recipe.loss.parameter_norm) if self.recipe.loss.parameter_norm else None
 
