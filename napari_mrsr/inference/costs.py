@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,10 +20,13 @@ class Cost:
     seconds : float
     bytes : int
         Peak device memory; 0 where the device does not tell (CPU), and the architecture's own figure holds.
+    shares : tuple of float
+        Share of a pass that is done after each layer; empty where it was not looked at.
     """
 
     seconds: float
     bytes: int = 0
+    shares: tuple[float, ...] = ()
 
 
 def costs_file() -> Path:
@@ -39,9 +42,10 @@ def cost_key(network: str, device: torch.device, precision: str) -> str:
 def known_cost(key: str) -> Cost | None:
     """Cost that was measured under a key; None where nothing was, or the file is broken."""
     try:
-        cost = Cost(**recall(costs_file())[key])
+        found = Cost(**recall(costs_file())[key])
+        cost = replace(found, shares=tuple(float(s) for s in found.shares))
         return cost if math.isfinite(cost.seconds) and cost.seconds > 0 and cost.bytes >= 0 else None
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         return None
 
 

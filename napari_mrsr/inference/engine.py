@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,8 +42,8 @@ from napari_mrsr.inference.store import Store
 from napari_mrsr.networks import get_architecture
 from napari_mrsr.volume import Volume
 
-CALIBRATION_VOXELS = 300_000
-"""Runs over fewer LR voxels end before the time of each layer would be known."""
+CALIBRATION_VOXELS = 600_000
+"""Runs over fewer LR voxels end soon after the time of each layer is known."""
 WORTH_KEEPING = 1.0
 """Seconds from which on a run tells what its network costs."""
 SLAB = 16
@@ -93,35 +94,26 @@ def run(
         If `control` says so.
     """
     started, control = time.perf_counter(), control or Control()
-    try:
-        setup = set_up(volume, options, reference, like, lambda: control.cancelled)
-    except MemoryError as error:
-        raise RunError(f"There is too little memory to prepare {volume.name} ({error}); crop it, or close other programs.") from None
-    except RuntimeError as error:  # a device that went after it was listed
-        reason = (str(error) or "no reason given").splitlines()[0]
-        raise RunError(f"The run cannot start on the device {options.device}: {reason}; choose another one.") from error
-    setup.require_maps(options.maps, ("dense",))
-    require_attention(setup.feed, options)
-    with _failures_told(setup):
-        setup.feed.precision = choose(setup.feed, setup.job.card.sha256) if options.precision == "auto" else options.precision
-        problem = translate(setup.feed) if options.compile and setup.job.card.learned else ""
-    key = _cost_key(setup, options)
-    passes = _passes(setup, volume, options, control.focus, known_cost(key))
-    with _place(setup, volume, options, (reference, like), folder, keep) as place:
-        plan = passes[0][2]
-        live = _result(volume, setup, plan, options, place.arrays[""])
-        try:
-            if not place.resumed:
-                _begin(setup, volume, place.arrays[""])
-            notes = setup.notes + ((f"{place.resumed} tiles of an interrupted run are done already.",) if place.resumed else ())
-            notes += (problem,) if problem else ()
-            tiles = sum(len(plan.tiles) for _, _, plan in passes)
-            line = f"{plan.summary}, {duration(plan.seconds)}" + (f", result grows in {place.spilled}" if place.spilled else "")
-            yield RunStarted(line, str(setup.device), tiles, notes, setup.job.card.name, live)
-            with _failures_told(setup):
-                ensemble = yield from _work(setup, passes, place, control, key, Ensemble(live.shape) if options.ensemble else None)
-        finally:
-            free_memory(setup.device)
+    # All of torch happens on one thread: a second one that uses all cores would slow the first.
+    with ThreadPoolExecutor(1, "network") as pool:
+        setup, problem = _prepared(pool, volume, options, reference, like, control)
+        key = _cost_key(setup, options)
+        passes = _passes(setup, volume, options, control.focus, known_cost(key))
+        with _place(setup, volume, options, (reference, like), folder, keep) as place:
+            plan = passes[0][2]
+            live = _result(volume, setup, plan, options, place.arrays[""])
+            try:
+                if not place.resumed:
+                    _begin(setup, volume, place.arrays[""])
+                notes = setup.notes + ((f"{place.resumed} tiles of an interrupted run are done already.",) if place.resumed else ())
+                notes += (problem,) if problem else ()
+                tiles = sum(len(plan.tiles) for _, _, plan in passes)
+                line = f"{plan.summary}, {duration(plan.seconds)}" + (f", result grows in {place.spilled}" if place.spilled else "")
+                yield RunStarted(line, str(setup.device), tiles, notes, setup.job.card.name, live)
+                with _failures_told(setup):
+                    ensemble = yield from _work(setup, passes, place, control, key, Ensemble(live.shape) if options.ensemble else None, pool)
+            finally:
+                free_memory(setup.device)
     outs = dict(place.arrays)
     if ensemble is not None:
         outs |= {"": ensemble.mean, SPREAD.name: ensemble.spread}
@@ -182,6 +174,32 @@ def _failures_told(setup: Setup) -> Iterator[None]:
         raise RunError(f"{setup.job.card.name} failed on {setup.device}: {reason}{remedy}") from error
 
 
+def _prepared(
+    pool: ThreadPoolExecutor, volume: Volume, options: RunOptions, reference: Volume | None, like: Volume | None, control: Control
+) -> tuple[Setup, str]:
+    """A run that can start, and why its network could not be translated (empty: it was, or was not to be)."""
+    gone = threading.Event()
+    try:
+        return pool.submit(_prepare, volume, options, reference, like, lambda: control.cancelled or gone.is_set()).result()
+    finally:
+        gone.set()  # whoever was interrupted here does not wait for a registration
+
+
+def _prepare(volume: Volume, options: RunOptions, reference: Volume | None, like: Volume | None, cancelled: Callable[[], bool]) -> tuple[Setup, str]:
+    try:
+        setup = set_up(volume, options, reference, like, cancelled)
+    except MemoryError as error:
+        raise RunError(f"There is too little memory to prepare {volume.name} ({error}); crop it, or close other programs.") from None
+    except RuntimeError as error:  # a device that went after it was listed
+        reason = (str(error) or "no reason given").splitlines()[0]
+        raise RunError(f"The run cannot start on the device {options.device}: {reason}; choose another one.") from error
+    setup.require_maps(options.maps, ("dense",))
+    require_attention(setup.feed, options)
+    with _failures_told(setup):
+        setup.feed.precision = choose(setup.feed, setup.job.card.sha256) if options.precision == "auto" else options.precision
+        return setup, translate(setup.feed) if options.compile and setup.job.card.learned else ""
+
+
 def _cost_key(setup: Setup, options: RunOptions) -> str:
     """Under what a network's cost is remembered."""
     card = setup.job.card
@@ -233,7 +251,7 @@ def _begin(setup: Setup, volume: Volume, out: NDArray[np.float32]) -> None:
 
 
 def _work(
-    setup: Setup, passes: list[Pass], place: Store | Journal, control: Control, key: str, ensemble: Ensemble | None
+    setup: Setup, passes: list[Pass], place: Store | Journal, control: Control, key: str, ensemble: Ensemble | None, pool: ThreadPoolExecutor
 ) -> Generator[Event, None, Ensemble | None]:
     """Carry out the passes; gives the ensemble back."""
     total, known = sum(plan.voxels for _, _, plan in passes), known_cost(key)
@@ -243,13 +261,15 @@ def _work(
     surveyed = passes[0][2].attention == "global"
     # Voxels that look at the whole volume take long.
     least = CALIBRATION_VOXELS // 4 if surveyed else CALIBRATION_VOXELS
-    with ThreadPoolExecutor(1) as pool, monitor:
+    with monitor:
         if surveyed:
             yield from survey(passes[0][1], passes[0][2], control, monitor, pool)
-        per_voxel = None
-        if inside and get_architecture(setup.job.card.architecture).tiling == "halo" and total >= least:
+        pace = Pace(total, known.seconds if known else None)
+        if known and known.shares:
+            monitor.expect(known.shares)
+        elif inside and get_architecture(setup.job.card.architecture).tiling == "halo" and total >= least:
             per_voxel = pool.submit(monitor.calibrate, partial(_forward_cube, setup.network, setup.device)).result()
-        pace = Pace(total, known.seconds if known else per_voxel)
+            pace = Pace(total, known.seconds if known else per_voxel)
         used = start_peak(setup.device)
         for turn, (axes, feed, plan) in enumerate(passes):
             if surveyed and turn:
@@ -267,7 +287,7 @@ def _work(
                 ensemble.add(np.flip(outs[""], axes))
     if not shrunk and pace.spent >= WORTH_KEEPING and pace.seconds_per_voxel is not None:
         largest = max(plan.batch * max(t.voxels for t in plan.tiles) for _, _, plan in passes)
-        remember_cost(key, Cost(pace.seconds_per_voxel, peak_since(setup.device, used) // largest))
+        remember_cost(key, Cost(pace.seconds_per_voxel, peak_since(setup.device, used) // largest, monitor.shares))
     return ensemble
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -36,8 +36,8 @@ class Monitor:
 
     def __init__(self, network: nn.Module, control: Control, rests_inside: bool = True, inside: bool = True) -> None:
         leaves = [m for m in network.modules() if not any(True for _ in m.children())] if inside else []
-        self._control, self._rests_inside, self._abandoned, self._seen = control, rests_inside, False, 0
-        self._clock: list[float] = []
+        self._control, self._rests_inside, self._abandoned = control, rests_inside, False
+        self._started, self._rested, self._clock, self._called = 0.0, 0.0, list[float](), set[nn.Module]()
         self._shares = [(i + 1) / len(leaves) for i in range(len(leaves))]
         self._handles = [m.register_forward_hook(self._passed) for m in leaves]
         self._within = 0.0
@@ -50,27 +50,38 @@ class Monitor:
         """Share of the pass under way that is done."""
         if not self._shares:
             return 0.0
-        last = len(self._shares) - 1
-        done = self._shares[min(self._seen - 1, last)] if self._seen else 0.0
-        return done + self._within * (self._shares[min(self._seen, last)] - done)
+        seen, last = len(self._clock), len(self._shares) - 1
+        done = self._shares[min(seen - 1, last)] if seen else 0.0
+        return done + self._within * (self._shares[min(seen, last)] - done)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Share of the last whole pass that was done after each of its layers."""
+        if not self._clock:
+            return ()
+        # Work after the last layer belongs to it.
+        return tuple(round(t / self._clock[-1], 4) for t in self._clock)
+
+    def expect(self, shares: Sequence[float]) -> None:
+        """Take the shares of an earlier pass for those of passes to come."""
+        self._shares = list(shares) or self._shares
 
     def calibrate(self, forward: Callable[[int], Any]) -> float:
         """Learn what share of the time each layer takes from passes over small cubes (the first one only warms up); gives seconds per voxel."""
         for edge in CALIBRATION_EDGES:
             self.restart()
-            started = time.perf_counter()
             forward(edge)
-        # Work after the last layer belongs to it.
-        total = time.perf_counter() - started
-        if self._clock:
-            self._shares = [*((t - started) / total for t in self._clock[:-1]), 1.0]
+            total = self._elapsed()
+        self.expect(self.shares)
         return total / edge**3
 
     def restart(self) -> None:
         """A new pass begins."""
-        self._seen, self._within = 0, 0.0
+        self._within = 0.0
         self._clock.clear()
+        self._called.clear()
         self.check()
+        self._started, self._rested = time.perf_counter(), 0.0
 
     def check(self) -> None:
         """Stop, or give the device free, if that is wanted.
@@ -85,7 +96,9 @@ class Monitor:
         if self._abandoned:
             raise Cancelled("The run was stopped; nothing was kept.")
         while self._control.paused and self._rests_inside and not self._abandoned:
+            began = time.perf_counter()
             self._control.wait(REST)
+            self._rested += time.perf_counter() - began
         self._control.check()
         if self._control.paused:
             raise Interrupted
@@ -107,7 +120,13 @@ class Monitor:
         self._within = share
         self.check()
 
-    def _passed(self, *_: Any) -> None:
-        self._seen, self._within = self._seen + 1, 0.0
-        self._clock.append(time.perf_counter())
+    def _passed(self, layer: nn.Module, *_: Any) -> None:
+        if layer not in self._called:  # one in a loop counts once
+            self._called.add(layer)
+            self._clock.append(self._elapsed())
+            self._within = 0.0
         self.check()
+
+    def _elapsed(self) -> float:
+        """Seconds of the pass under way, rests left out."""
+        return time.perf_counter() - self._started - self._rested

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from napari_mrsr.errors import InputError
 from napari_mrsr.networks.architecture import Architecture, MapInfo
 from napari_mrsr.networks.blocks.dual_cross_attention import DCAT, LEVEL_NAMES
+from napari_mrsr.networks.blocks.moments import centred
 from napari_mrsr.networks.blocks.noise import with_noise_level
 from napari_mrsr.networks.blocks.recording import wanted
 from napari_mrsr.networks.blocks.resample import lattice_upsample
@@ -30,6 +31,11 @@ LEVELS = 3
 
 MULTIPLE = 8
 """The decoder starts at one eighth of the output's size."""
+
+EPSILON = 1e-5
+"""Added to the variance in the instance norm."""
+SMALLEST = 1e-12
+"""Least variance that a root is drawn from: below it, there is no gradient."""
 
 NOISE_GAIN = 4.0
 """Brings noise levels of some tenths of the slice's standard deviation to the magnitude of the image itself."""
@@ -58,7 +64,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Refined features."""
-        out: Tensor = x + self.conv2(F.relu(self.conv1(x)))
+        out: Tensor = self.conv2(F.relu(self.conv1(x), inplace=True)).add_(x)
         return out
 
 
@@ -82,7 +88,7 @@ class Encoder(nn.Module):
         """(B, 1, H, W) to (B, C, H, W), (B, C, H/2, W/2), (B, C, H/4, W/4)."""
         features = []
         for conv, blocks in zip(self.convs, self.blocks, strict=True):
-            x = blocks(F.relu(conv(x)))
+            x = blocks(F.relu(conv(x), inplace=True))
             features.append(x)
         return features
 
@@ -104,16 +110,17 @@ class SAM(nn.Module):
 
     def forward(self, features: Tensor, texture: Tensor, level: int) -> Tensor:
         """Adapted texture, all (B, C, H, W); `level` names the maps."""
-        style = F.relu(self.shared(torch.cat([features, texture], 1)))
-        # Sums over a whole slice, hence at least float32.
-        wide = torch.promote_types(features.dtype, torch.float32)
-        std, mean = torch.std_mean(features.to(wide), dim=(2, 3), keepdim=True)
+        style = F.relu(self.shared(torch.cat([features, texture], 1)), inplace=True)
+        _, mean, variance = centred(features, (2, 3))
+        pixels = features[0, 0].numel()
+        std = torch.sqrt((variance * (pixels / (pixels - 1))).clamp(min=SMALLEST))
         gamma = self.gamma(style) + std.to(style.dtype)
         beta = self.beta(style) + mean.to(style.dtype)
         for name, values in ((f"sam-gamma-{level}", gamma), (f"sam-beta-{level}", beta)):
             if recorder := wanted(name):
                 recorder.keep(name, recorder.one_channel(values), 2 ** (level - 1))
-        out: Tensor = F.instance_norm(texture.to(wide)).to(style.dtype) * gamma + beta
+        deviation, _, variance = centred(texture, (2, 3))
+        out: Tensor = torch.addcmul(beta, (deviation * torch.rsqrt(variance + EPSILON)).to(style.dtype), gamma)
         return out
 
     @staticmethod
@@ -147,7 +154,7 @@ class Decoder(nn.Module):
         self.out = nn.Conv2d(channels, 1, 3, padding=1)
 
     def _stage(self, stage: int, *inputs: Tensor) -> Tensor:
-        x: Tensor = self.blocks[stage](F.relu(self.convs[stage](torch.cat(inputs, 1))))
+        x: Tensor = self.blocks[stage](F.relu(self.convs[stage](torch.cat(inputs, 1)), inplace=True))
         return x
 
     def forward(self, quarter: Tensor, textures: Sequence[Tensor]) -> Tensor:

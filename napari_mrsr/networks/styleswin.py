@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_mrsr.errors import InputError
+from napari_mrsr.networks.blocks.pointwise import Pointwise
 from napari_mrsr.networks.blocks.recording import wanted
 from napari_mrsr.networks.blocks.style import (
     AdaIN,
@@ -132,9 +133,9 @@ class StyleSwinBlock(nn.Module):
         self.shift = window // 2 if resolution > window else 0
         self.scale = (channels // heads) ** -0.5
         self.norm1 = AdaIN(channels, style_dim)
-        self.qkv = nn.Linear(channels, 3 * channels)
+        self.qkv = Pointwise(channels, 3 * channels)
         self.biases = nn.ModuleList(RelativeBias(self.window, heads // 2) for _ in range(2))
-        self.project = nn.Linear(channels, channels)
+        self.project = Pointwise(channels, channels)
         self.norm2 = AdaIN(channels, style_dim)
         self.mlp = perceptron(channels, mlp_ratio)
 
@@ -168,7 +169,7 @@ class Upsample(nn.Module):
     def __init__(self, resolution: int, channels: int, outputs: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.reduce = nn.Linear(channels, outputs, bias=False)
+        self.reduce = Pointwise(channels, outputs, bias=False)
         self.alpha = nn.Parameter(torch.zeros(1))
         self.register_buffer("code", axis_code(2 * resolution, outputs // 2), persistent=False)
 

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from napari_mrsr.errors import InputError
 from napari_mrsr.networks.architecture import Architecture, MapInfo
 from napari_mrsr.networks.blocks.centring import Centring
+from napari_mrsr.networks.blocks.moments import at_least_float32
 from napari_mrsr.networks.blocks.noise import with_noise_level
 from napari_mrsr.networks.blocks.recording import wanted
 from napari_mrsr.networks.blocks.scale_shift import ChannelwiseScaleShift, ConvolutionStage
-from napari_mrsr.networks.blocks.style import EqualisedLinear, at_least_float32, to_image, to_tokens
+from napari_mrsr.networks.blocks.style import EqualisedLinear, to_image, to_tokens
 from napari_mrsr.networks.blocks.swin import EncoderLevel, PatchMerging, ResidualSwinStage
 from napari_mrsr.networks.blocks.windows import in_windows
 from napari_mrsr.networks.styleswin import Channels, StyleSwinDecoder, StyleSwinGenerator, channel_widths, check_heads, check_window

@@ -679,7 +679,7 @@ def test_spatial_map_is_the_row_of_the_full_matrix(size, exact):
             rows.append(recorder.found["spatial-2"].values)
         assert recorder.found["spatial-2"].stride == 2
         with torch.no_grad():
-            q, k = (dca._split(t)[item] for t in (dca.q(x), dca.kvv(ref)[..., :12]))
+            q, k = (t[item].T.reshape(3, 4, -1) for t in (dca.q(x), dca.kvv(ref)[..., :12]))
             gain = math.sqrt(h * w / 24)
             q, k = gain * q / q.norm(dim=-1, keepdim=True), gain * k / k.norm(dim=-1, keepdim=True)
             matrix = dca.project.weight if size is None else resample_projection(dca.project.weight, (6, 4), size)

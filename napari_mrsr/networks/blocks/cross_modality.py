@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_mrsr.networks.blocks.head_correlation_attention import HeadCorrelationAttention, ResidualMLP
+from napari_mrsr.networks.blocks.moments import centred
 
 EPSILON = 1e-5
 """Added to variances in the adaptive instance normalisation."""
@@ -58,16 +59,10 @@ class AdaptIN(nn.Module):
         """(B, d, h, w) and (B, d, rh, rw) to (B, d, rh, rw)."""
         aligned = F.pixel_shuffle(self.align(x1), self.scale)
         mixed = self.mix(torch.cat([x2, aligned], 1))
-        (mean_1, sd_1), (mean_2, sd_2) = _statistics(x1), _statistics(x2)
-        adapted: Tensor = (x2 - mean_2) / sd_2 * (sd_1 + self.gamma(mixed)) + mean_1 + self.beta(mixed)
+        (_, mean_1, variance_1), (deviation, _, variance_2) = centred(x1, (2, 3)), centred(x2, (2, 3))
+        sd_1, sd_2 = (torch.sqrt(variance + EPSILON) for variance in (variance_1, variance_2))
+        adapted: Tensor = deviation / sd_2 * (sd_1 + self.gamma(mixed)) + mean_1 + self.beta(mixed)
         return adapted.to(x2.dtype)
-
-
-def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel over the image, (B, C, 1, 1) each, in at least float32."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    variance, mean = torch.var_mean(wide, (2, 3), correction=0, keepdim=True)
-    return mean, torch.sqrt(variance + EPSILON)
 
 
 class CohfTBlock(nn.Module):

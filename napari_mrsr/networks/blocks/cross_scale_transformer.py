@@ -200,6 +200,8 @@ class CrossScaleTransformer(nn.Module):
             if entropy is not None:
                 rows = entropy.view(b, counts[1], counts[2], n, n, n).permute(0, 3, 1, 4, 2, 5)
                 entropies.append(rows.reshape(b, n, counts[1] * n, counts[2] * n))
+            if self.on_chunk:
+                self.on_chunk((i + 1) / counts[0])
         if recorder:
             self._keep_entropy(recorder, torch.cat(entropies, 1), math.prod(keys.shape[1:4]), [0, 0, 0], size)
         return self._normalise(out)[:, :, : r * size[0], : r * size[1], : r * size[2]]

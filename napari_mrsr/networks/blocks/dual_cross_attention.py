@@ -6,6 +6,7 @@ Equation numbers are those of the DCAMSR paper; where it and its public code dif
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -14,8 +15,12 @@ from torch import Tensor, nn
 
 from napari_mrsr.errors import InputError
 from napari_mrsr.networks.architecture import MapInfo
+from napari_mrsr.networks.blocks.attention import attend
+from napari_mrsr.networks.blocks.pointwise import Pointwise
 from napari_mrsr.networks.blocks.recording import Recorder, wanted
 
+SHORTEST = 1e-12
+"""Least length that is divided by."""
 LEVEL_NAMES = {1: "full size", 2: "half size", 3: "quarter size"}
 """Level to what its tokens are to the output."""
 
@@ -87,12 +92,12 @@ class DualCrossAttention(nn.Module):
         if channels % (2 * heads):
             raise InputError(f"{channels} channels do not split into {heads} heads of even width: use a multiple of {2 * heads}.")
         self.heads, self.grid, self.dropout, self.exact_layout, self.level = heads, grid, dropout, exact_layout, level
-        self.q = nn.Linear(channels, channels)
-        self.kvv = nn.Linear(channels, (1 + branches) * channels)
+        self.q = Pointwise(channels, channels)
+        self.kvv = Pointwise(channels, (1 + branches) * channels)
         self.temperature_channel = nn.Parameter(torch.ones(heads, 1, 1)) if channel_attention else None
-        self.out_channel = nn.Linear(channels, channels // branches) if channel_attention else None
+        self.out_channel = Pointwise(channels, channels // branches) if channel_attention else None
         self.temperature_spatial = nn.Parameter(torch.ones(heads, 1, 1)) if spatial_attention else None
-        self.out_spatial = nn.Linear(channels, channels // branches) if spatial_attention else None
+        self.out_spatial = Pointwise(channels, channels // branches) if spatial_attention else None
         self.project = nn.Linear(grid[0] * grid[1], projection) if spatial_attention else None
 
     def forward(self, x: Tensor, reference: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -109,48 +114,57 @@ class DualCrossAttention(nn.Module):
         -------
         (B, N, C) tensor
         """
-        q = self._split(self.q(x))
-        k, *values = (self._split(part) for part in self.kvv(reference).chunk(self.kvv.out_features // self.q.out_features, -1))
+        q, k, *values = self.q(x), *self.kvv(reference).split(self.q.out_features, -1)
         parts = []
         # Lengths along tens of thousands of tokens overflow, and their products vanish, in half precision.
         with torch.autocast(x.device.type, enabled=False):
-            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+            wide = torch.promote_types(x.dtype, torch.float32)
+            q, k, *values = (part.to(wide) for part in (q, k, *values))
+            # Dividing products by the lengths costs less than dividing tokens.
+            lengths = [torch.linalg.vector_norm(part, dim=1, keepdim=True).clamp(min=SHORTEST) for part in (q, k)]
             if self.temperature_spatial is not None:
-                parts.append(self._spatial(q, k, values[-1], size or self.grid))
+                parts.append(self._spatial(q, k, values[-1], lengths, size or self.grid))
             if self.temperature_channel is not None:
-                parts.append(self._channel(q, k, values[0]))
+                parts.append(self._channel(q, k, values[0], lengths))
         out = (self.out_spatial, self.out_channel)
         return torch.cat([layer(part.to(x.dtype)) for layer, part in zip((o for o in out if o is not None), parts, strict=True)], -1)
 
-    def _split(self, tokens: Tensor) -> Tensor:
-        """(B, N, C) to (B, h, d, N), in at least float32."""
-        b, n, channels = tokens.shape
-        wide = torch.promote_types(tokens.dtype, torch.float32)
-        return tokens.transpose(1, 2).reshape(b, self.heads, channels // self.heads, n).to(wide)
+    def _heads(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) to (B, h, N, d), a view."""
+        return tokens.view(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
 
-    def _channel(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Eq. 4: (B, h, d, N) each to (B, N, C)."""
+    def _channel(self, q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[Tensor]) -> Tensor:
+        """Eq. 4: (B, N, C) each, and the lengths (B, 1, C) of q's and k's channels, to (B, N, C)."""
         assert self.temperature_channel is not None
-        weights = torch.softmax(q @ k.transpose(-2, -1) * self.temperature_channel.to(q.dtype), dim=-1)
+        b, _, channels = q.shape
+        alike = (q.transpose(1, 2) @ k) / (lengths[0].transpose(1, 2) * lengths[1])
+        d = channels // self.heads
+        own = alike.view(b, self.heads, d, self.heads, d).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+        weights = torch.softmax(own * self.temperature_channel.to(q.dtype), dim=-1)
         if recorder := wanted(f"channel-attention-{self.level}"):
             recorder.keep(f"channel-attention-{self.level}", weights.flatten(1, 2))
         weights = F.dropout(weights, self.dropout, self.training)
-        return (weights @ v).flatten(1, 2).transpose(1, 2)
+        # Each head's matrix on the diagonal of one for all channels, so that tokens stay where they are.
+        whole = torch.diag_embed(weights.permute(0, 2, 3, 1), dim1=1, dim2=3).reshape(b, channels, channels)
+        return v @ whole.transpose(1, 2)
 
-    def _spatial(self, q: Tensor, k: Tensor, v: Tensor, size: tuple[int, int]) -> Tensor:
-        """Eq. 3: (B, h, d, N) each to (B, N, C)."""
+    def _spatial(self, q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Eq. 3: (B, N, C) each, and the lengths (B, 1, C) of q's and k's channels, to (B, N, C)."""
         assert self.temperature_spatial is not None
         assert self.project is not None
-        weight, bias = self.project.weight.to(q.dtype), self.project.bias.to(q.dtype)
+        weight, bias = self.project.weight.to(q.dtype), self.project.bias.to(q.dtype)[:, None]
+        density = 1.0
         if size != self.grid:
             # Unit length over more tokens makes each of them smaller: brought back, so that scores do not depend on the sampling density.
             density = math.sqrt(math.prod(size) / math.prod(self.grid))
-            q, k, weight = q * density, k * density, resample_projection(weight, self.grid, size)
-        query = (q * self.temperature_spatial.to(q.dtype)).transpose(-2, -1)
-        keys, values = (F.linear(t, weight, bias).transpose(-2, -1).contiguous() for t in (k, v))  # fused attention needs them so
+            weight = resample_projection(weight, self.grid, size)
+        keys, values = weight @ k * (density / lengths[1]) + bias, weight @ v + bias
+        # Instead of the queries, which are many.
+        keys = keys * (density / lengths[0]) * self.temperature_spatial.to(q.dtype).repeat_interleave(q.shape[-1] // self.heads).view(1, 1, -1)
+        query, keys, values = (self._heads(part) for part in (q, keys, values))
         if recorder := wanted(f"spatial-{self.level}"):
             recorder.keep(f"spatial-{self.level}", self._row(recorder, query, keys, weight, size), 2 ** (self.level - 1))
-        y = F.scaled_dot_product_attention(query, keys, values, dropout_p=self.dropout if self.training else 0.0, scale=1.0)
+        y = attend(query, keys, values, dropout=self.dropout if self.training else 0.0)
         if self.exact_layout:
             return y.permute(0, 3, 1, 2).reshape(y.shape[0], y.shape[2], -1)
         return y.transpose(1, 2).flatten(2)

@@ -8,15 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_mrsr.networks.blocks.moments import at_least_float32, centred
+
 SLOPE = 0.2
 """Of every leaky ReLU in the generator and its discriminator."""
 
 _TAPS = (1.0, 3.0, 3.0, 1.0)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """`x`, half-precision types widened."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def to_tokens(image: Tensor) -> Tensor:
@@ -127,10 +124,8 @@ class AdaIN(nn.Module):
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """(B, H, W, C) and (B, style_dim) to (B, H, W, C)."""
         gamma, beta = at_least_float32(self.style(style))[:, None, None].chunk(2, -1)
-        wide = at_least_float32(x)
-        centred = wide - wide.mean((1, 2), keepdim=True)
-        variance = centred.square().mean((1, 2), keepdim=True)
-        return torch.addcmul(beta, centred, gamma * torch.rsqrt(variance + self.eps)).to(x.dtype)
+        deviation, _, variance = centred(x, (1, 2))
+        return torch.addcmul(beta, deviation, gamma * torch.rsqrt(variance + self.eps)).to(x.dtype)
 
 
 def axis_code(length: int, width: int) -> Tensor:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_mrsr.networks.blocks.attention import SCORES, attend, in_pieces
+from napari_mrsr.networks.blocks.moments import at_least_float32
+from napari_mrsr.networks.blocks.pointwise import Pointwise
 from napari_mrsr.networks.blocks.recording import Recorder, wanted
-from napari_mrsr.networks.blocks.style import at_least_float32, to_image, to_tokens
+from napari_mrsr.networks.blocks.style import to_image, to_tokens
 
 FORBIDDEN = -100.0
 """Added to the scores of tokens that meet in a window only because the map was rolled (not minus infinity, as published)."""
-
-LAUNCH = 65_535
-"""Windows given to one attention kernel: CUDA's fused ones take no more."""
 
 
 class RelativeBias(nn.Module):
@@ -42,14 +41,13 @@ class RelativeBias(nn.Module):
 def _attend(qkv: Tensor, window: int, bias: Tensor, scale: float) -> Tensor:
     """Attention in the windows of a map (B, H, W, 3, heads, d) whose sides are multiples of `window`; (B, H, W, heads d)."""
     b, height, width, _, heads, d = qkv.shape
+    count = max(1, SCORES // (height * width * heads * window**2))
+    if in_pieces(qkv) and count < b:  # before windows are cut, so that all of it stays in the cache
+        return torch.cat([_attend(part, window, bias, scale) for part in qkv.split(count)])
     rows, columns = height // window, width // window
     split = qkv.reshape(b, rows, window, columns, window, 3, heads, d).permute(5, 0, 1, 3, 6, 2, 4, 7)
     q, k, v = split.reshape(3, b * rows * columns, heads, window * window, d).unbind()
-    mask = bias[None].to(q.dtype)
-    parts = zip(torch.split(q, LAUNCH), torch.split(k, LAUNCH), torch.split(v, LAUNCH), strict=True)
-    outs = [F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale) for q, k, v in parts]
-    out = outs[0] if len(outs) == 1 else torch.cat(outs)
-    out = out.view(b, rows, columns, heads, window, window, d).permute(0, 1, 4, 2, 5, 3, 6)
+    out = attend(q, k, v, bias, scale).view(b, rows, columns, heads, window, window, d).permute(0, 1, 4, 2, 5, 3, 6)
     return out.reshape(b, height, width, heads * d)
 
 
@@ -123,7 +121,7 @@ def keep_attention_row(recorder: Recorder, name: str, qkv: Tensor, window: int, 
 def perceptron(channels: int, ratio: float) -> nn.Sequential:
     """Two linear layers with a GELU between, `ratio` times wider inside."""
     hidden = int(channels * ratio)
-    return nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
+    return nn.Sequential(Pointwise(channels, hidden), nn.GELU(), Pointwise(hidden, channels))
 
 
 class SwinBlock(nn.Module):
@@ -147,9 +145,9 @@ class SwinBlock(nn.Module):
         self.heads, self.window, self.shift, self.show = heads, window, shift, show
         self.scale = (channels // heads) ** -0.5 if scaled else 1.0
         self.norm1 = nn.LayerNorm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
+        self.qkv = Pointwise(channels, 3 * channels)
         self.bias = RelativeBias(window, heads)
-        self.project = nn.Linear(channels, channels)
+        self.project = Pointwise(channels, channels)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = perceptron(channels, mlp_ratio)
 
@@ -170,7 +168,7 @@ class PatchMerging(nn.Module):
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(4 * channels)
-        self.reduce = nn.Linear(4 * channels, outputs, bias=False)
+        self.reduce = Pointwise(4 * channels, outputs, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Merged map."""

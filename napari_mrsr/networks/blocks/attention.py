@@ -1,0 +1,54 @@
+"""Attention of queries to a few keys, in the way that suits the device."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_mrsr.networks.blocks.moments import at_least_float32
+
+FEW_KEYS = 256
+"""Fused kernels on a CPU are made for longer rows of scores."""
+SCORES = 1 << 20
+"""Scores computed at a time on a CPU: they stay in its cache."""
+LAUNCH = 65_535
+"""Rows given to one fused kernel: CUDA's take no more."""
+
+
+def in_pieces(x: Tensor) -> bool:
+    """Whether attention to few keys is best computed piece by piece from plain products: on a CPU, where no gradients are wanted."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float = 1.0, dropout: float = 0.0) -> Tensor:
+    """``softmax(scale q k^T + bias) v``, scores in at least float32.
+
+    Parameters
+    ----------
+    q : (B, heads, N, d) tensor
+    k : (B, heads, M, d) tensor
+    v : (B, heads, M, d) tensor
+    bias : (heads, N, M) tensor, optional
+        Added to the scores.
+    scale, dropout : float
+        Factor of the scores, and share of the weights that is left out (in training).
+
+    Returns
+    -------
+    (B, heads, N, d) tensor
+    """
+    if not in_pieces(q) or dropout or k.shape[2] > FEW_KEYS:
+        mask = None if bias is None else bias[None].to(q.dtype)
+        parts = zip(q.split(LAUNCH), k.split(LAUNCH), v.split(LAUNCH), strict=True)
+        outs = [F.scaled_dot_product_attention(*part, attn_mask=mask, dropout_p=dropout, scale=scale) for part in parts]
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
+    count = max(1, SCORES // (q.shape[1] * q.shape[2] * k.shape[2]))
+    out = q.new_empty(q.shape)
+    for queries, keys, values, target in zip(q.split(count), k.split(count), v.split(count), out.split(count), strict=True):
+        with torch.autocast("cpu", enabled=False):
+            scores = (at_least_float32(queries) * scale) @ at_least_float32(keys).transpose(2, 3)
+            if bias is not None:
+                scores += bias
+            torch.matmul(scores.softmax(-1).to(v.dtype), values, out=target)
+    return out
