@@ -31,10 +31,10 @@ MEMORY_SHARE = 0.5
 SMALLEST_TILE = 16
 VISIBLE_SHARE = 0.25
 """Largest part of the work before the slice on the screen is exact."""
-PLANES_AT_ONCE = {"cpu": 4}
-"""Slices given to a 2D network together; more gain nothing on a CPU..."""
+FEW_PLANES, FEW_PLANES_BYTES = 4, 2**28
+"""Slices given to a 2D network together on a CPU, and the memory that they may take if they are several: more gains nothing there..."""
 MANY_PLANES = 32
-"""...and keep other devices busy."""
+"""...but keeps other devices busy."""
 PLANES_IN_BLOCK = 8
 """Neighbouring slices that share a rectangle around the head, for networks that cut slices into windows."""
 PLANES_SHARE = 0.05
@@ -325,7 +325,9 @@ def _planes(
     """
     shape = job.grid.fine_shape if architecture.pre_interpolated else job.grid.coarse_shape
     asked = sum(job.block[stack].stop - job.block[stack].start for stack in job.stacks)
-    most = batch or PLANES_AT_ONCE.get(memory.device, MANY_PLANES)
+    largest_plane = max(math.prod(shape) // shape[stack] for stack in job.stacks)
+    few = max(1, min(FEW_PLANES, FEW_PLANES_BYTES // (memory.per_voxel * largest_plane)))
+    most = batch or (few if memory.device == "cpu" else MANY_PLANES)
     if watched and batch is None:
         most = max(1, min(most, int(PLANES_SHARE * asked)))
     tiles: list[Tile] = []

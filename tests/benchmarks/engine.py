@@ -13,15 +13,18 @@ Every method computes the same job with the same network and weights (loaded bef
 - ``network``: the network alone on the whole job in one piece (slices: the engine's groups), tuned, float32: the untiled result.
 
 The columns: seconds and their ratios to ours; ``overhead`` of ours float32 over the network's time on the same voxels (margins counted as work);
-visible slice: when ``ours watched`` has the slice on the screen exact, as seconds and share of its run; memory added by the computation, and the
-peers' over ours; ``seam``: largest difference from the untiled result as a share of its range, and PSNR to it; FLOP/s of ``network`` and of ours
-over the best rate of a plain matrix product or convolution here. Weights are random where none are shipped: speed does not depend on them.
+visible slice: when ``ours watched`` has the slice on the screen exact, as seconds and share of its run; memory added by the computation (peak
+resident size over that before it, the result counted), and the peers' over ours; ``seam``: largest difference from the untiled result as a share
+of its range, and PSNR to it; FLOP/s of ``network`` and of ours over the best rate of a plain matrix product or convolution here. Weights are
+random where none are shipped: speed does not depend on them.
 ``small`` (default) is a part of the standard jobs (``full``): fewer slices, smaller volumes. ``--device cuda`` adds the checks of ``gpu_checks.py``.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import platform
@@ -32,6 +35,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +71,20 @@ def measure(name: str, size: str, method: str, device: str, target: Path) -> dic
     low, reference = job(row, size)
     precision = "auto" if method in REDUCED else "float32"
     options = RunOptions.create(model=model, device=device, noise=0.0, skip_air=False, orientations="first", precision=precision)
-    setup = set_up(low, options, reference)
-    feed = setup.feed
-    setup.network.requires_grad_(False)
-    feed.precision = choose(feed, setup.job.card.sha256) if precision == "auto" else precision
-    if method in STOCK:
-        setup.network.to(memory_format=torch.contiguous_format)
-    plan = make_plan(setup.job, setup.network, setup.device)
-    feed.run(_small(plan.tiles[0]))  # imports, threads, kernels
+
+    def prepare() -> Any:
+        setup = set_up(low, options, reference)
+        setup.network.requires_grad_(False)
+        setup.feed.precision = choose(setup.feed, setup.job.card.sha256) if precision == "auto" else precision
+        if method in STOCK:
+            setup.network.to(memory_format=torch.contiguous_format)
+        setup.feed.run(_small(make_plan(setup.job, setup.network, setup.device).tiles[0]))  # imports, kernels
+        return setup
+
+    # On a thread that ends: those that compute keep all cores to themselves.
+    with ThreadPoolExecutor(1) as pool:
+        setup = pool.submit(prepare).result()
+    feed, plan = setup.feed, make_plan(setup.job, setup.network, setup.device)
     if method.startswith("monai"):
         import monai.inferers  # noqa: F401 - seconds
     out = np.zeros(setup.job.grid.fine_shape, np.float32)
@@ -207,12 +217,17 @@ def _small(tile: Any) -> Any:
 
 
 def _memory(device: Any) -> int:
+    """Begin to watch memory; gives the bytes in use. What preparations left behind in the allocator is handed back first."""
     import psutil
     import torch
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
+    if sys.platform.startswith("linux"):
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     return psutil.Process().memory_info().rss
 
 
@@ -221,6 +236,9 @@ def _added(device: Any, before: int) -> float:
 
     if device.type == "cuda":
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    if sys.platform.startswith("linux"):
+        peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) / 2**10 - before / 2**20
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) - before) / 2**20
 
 

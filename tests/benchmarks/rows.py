@@ -40,9 +40,9 @@ class Row:
 
 
 CFTN = {"tiny": (24, 16, 16), "full": (128, 128, 90)}
-FDVIT = {"tiny": (32, 32, 2), "small": (128, 128, 8), "full": (256, 256, 16)}
-DCAMSR = {"tiny": (32, 32, 2), "small": (64, 64, 6), "full": (64, 64, 100)}
-COHFT = {"tiny": (30, 30, 2), "small": (60, 60, 6), "full": (60, 60, 155)}
+FDVIT = {"tiny": (32, 32, 2), "small": (128, 128, 40), "full": (256, 256, 16)}
+DCAMSR = {"tiny": (32, 32, 2), "small": (64, 64, 8), "full": (64, 64, 100)}
+COHFT = {"tiny": (30, 30, 2), "small": (60, 60, 32), "full": (60, 60, 155)}
 
 ROWS = {
     "cftn paper x2": Row("cftn", 2, "gaussian", {**CFTN, "small": (40, 48, 48)}, {"ca_reduction": 8}),
@@ -56,7 +56,7 @@ ROWS = {
     # Slices of 256 x 256 once the thick axis is enlarged.
     "transmrsr paper x8": Row("transmrsr", 8, "slice-profile", {"tiny": (8, 1, 64), "small": (32, 3, 256), "full": (32, 150, 256)}),
     "transmrsr shipped x4": Row(
-        "transmrsr", 4, "slice-profile", {"tiny": (16, 1, 64), "small": (64, 6, 256), "full": (64, 150, 256)}, recipe="transmrsr_x4_compact"
+        "transmrsr", 4, "slice-profile", {"tiny": (16, 1, 64), "small": (64, 8, 256), "full": (64, 150, 256)}, recipe="transmrsr_x4_compact"
     ),
 }
 

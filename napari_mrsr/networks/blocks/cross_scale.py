@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from napari_mrsr.networks.blocks.patches import extract_patches, fold_patches
+from napari_mrsr.networks.blocks.patches import extract_patches, flattened, fold_patches
 
 CHUNK_ELEMENTS, CHUNK_ELEMENTS_GPU = 2**23, 2**27
 """Scores plus output patch values held at once; 32 MiB in float32, and 512 MiB on graphics processors, which need more work at a time."""
@@ -90,8 +90,9 @@ class _Streamed(torch.autograd.Function):
     ) -> Tensor:
         b, nx, ny, nz, _ = q.shape
         keys, channels, patch = v.shape[1:4]
-        flat = v.reshape(b, keys, -1)
-        out = v.new_zeros(b, channels, *((n - 1) * stride + patch for n in (nx, ny, nz)))
+        flat = flattened(v)
+        size = (b, channels, *((n - 1) * stride + patch for n in (nx, ny, nz)))
+        out = torch.empty(size, dtype=v.dtype, device=v.device, memory_format=torch.channels_last_3d).zero_()
         per_query = b * (keys + flat.shape[2])
         with torch.autocast(q.device.type, enabled=False):
             for x, y in _blocks((nx, ny, nz), per_query, chunk_elements):
@@ -99,8 +100,8 @@ class _Streamed(torch.autograd.Function):
                 weights = _weights(part.flatten(1, 3), k)
                 if entropy is not None:
                     entropy[:, x, y] = torch.special.entr(weights).sum(-1).view(part.shape[:4])
-                patches = (weights.to(v.dtype) @ flat).view(*part.shape[:4], channels, patch, patch, patch)
-                fold_patches(patches, _window(out, x, y, stride, patch), stride)
+                patches = (weights.to(v.dtype) @ flat).view(*part.shape[:4], patch, patch, patch, channels)
+                fold_patches(patches.movedim(-1, -4), _window(out, x, y, stride, patch), stride)
                 del weights, patches  # before the next chunk asks for its own
                 if progress is not None:
                     if out.is_cuda:  # else all chunks are handed over before anybody is asked
@@ -116,8 +117,8 @@ class _Streamed(torch.autograd.Function):
         stride = ctx.stride
         grad_out = grads[0]
         b, nx, ny, nz, _ = q.shape
-        keys, _, patch = v.shape[1:4]
-        flat = v.reshape(b, keys, -1)
+        keys, channels, patch = v.shape[1:4]
+        flat = flattened(v)
         grad_q = torch.empty_like(q)
         wide = torch.promote_types(q.dtype, torch.float32)
         grad_k, grad_v = torch.zeros_like(k, dtype=wide), torch.zeros_like(flat)
@@ -127,13 +128,13 @@ class _Streamed(torch.autograd.Function):
                 part = q[:, x, y]
                 rows = part.flatten(1, 3)
                 weights = _weights(rows, k)
-                grad_y = extract_patches(_window(grad_out, x, y, stride, patch), patch, stride).reshape(b, rows.shape[1], -1).to(v.dtype)
+                grad_y = flattened(extract_patches(_window(grad_out, x, y, stride, patch), patch, stride)).flatten(1, 3).to(v.dtype)
                 grad_v += weights.to(v.dtype).transpose(1, 2) @ grad_y
                 grad_w = (grad_y @ flat.transpose(1, 2)).to(wide)
                 grad_s = weights * (grad_w - (grad_w * weights).sum(-1, keepdim=True))
                 grad_q[:, x, y] = (grad_s @ k.to(wide)).to(q.dtype).view_as(part)
                 grad_k += grad_s.transpose(1, 2) @ rows.to(wide)
-        return grad_q, grad_k.to(k.dtype), grad_v.view_as(v), None, None, None, None
+        return grad_q, grad_k.to(k.dtype), grad_v.view(b, keys, patch, patch, patch, channels).movedim(-1, 2), None, None, None, None
 
 
 def _window(volume: Tensor, x: slice, y: slice, stride: int, patch: int) -> Tensor:

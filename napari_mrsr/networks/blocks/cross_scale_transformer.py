@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from napari_mrsr.errors import InputError
 from napari_mrsr.networks.blocks.cross_scale import attention_row, cross_scale_attention
-from napari_mrsr.networks.blocks.patches import extract_patches, fold_patches
+from napari_mrsr.networks.blocks.patches import extract_patches, flattened, fold_patches, gathered
 from napari_mrsr.networks.blocks.recording import Recorder, wanted
 from napari_mrsr.networks.blocks.resample import cubic_downsample
+
+VALUES, VALUES_GPU = 2**23, 2**30
+"""Values in the patches of windows that are attended to together: a few windows stay in a CPU's cache, other devices need more work at a time."""
 
 Match = Literal["literal", "cosine10"]
 Fold = Literal["sum", "mean"]
@@ -156,7 +159,7 @@ class CrossScaleTransformer(nn.Module):
             # Patches that reach past the end of the whole volume are as many as there.
             count = math.ceil(whole / q) - start // q if start + n == whole else (n - 1 + low) // q + 1
             padding = [low, (count - 1) * q + p - n - low, *padding]
-        queries = extract_patches(F.pad(self.embed_q(x), padding), p, q).flatten(4)
+        queries = flattened(extract_patches(F.pad(self.embed_q(x), padding), p, q))
         if recorder := wanted(f"cst-attention{self.suffix}"):
             patch = self._nearest_query(recorder, left, queries.shape[1:4])
             row_keys = keys[0].view(*self._surveyed[6:], -1)
@@ -187,23 +190,27 @@ class CrossScaleTransformer(nn.Module):
             self._keep_row(recorder, query, self._keys(filled)[0], filled.shape[2:], [window * (i // n - 1) for i in patch])
         recorder = wanted(f"cst-entropy{self.suffix}")
         entropies: list[Tensor] = []
-        out = x.new_zeros(b, channels, *((count - 1) * r * window + edge for count in counts))
-        # One plane of windows at a time keeps their overlapping copies small.
+        folded = (b, channels, *((count - 1) * r * window + edge for count in counts))
+        out = torch.empty(folded, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d).zero_()
+        keys = math.ceil(math.ceil(3 * window / r) / self.stride) ** 3
+        together = max(1, (VALUES if x.device.type == "cpu" else VALUES_GPU) // (keys * channels * (r * self.patch) ** 3))
         for i in range(counts[0]):
-            plane = regions[:, i].flatten(0, 2)
-            filled = self._filled(plane)
-            queries, keys = self._queries(plane, window), self._keys(filled)
-            entropy = _room_for_entropies(queries) if recorder else None
-            blocks = cross_scale_attention(queries, keys.flatten(1, 3), self._values(filled), r * self.stride, entropy=entropy)
-            pieces = blocks.view(b, 1, counts[1], counts[2], channels, edge, edge, edge)
+            blocks, rows = [], []
+            for group in gathered(regions[:, i : i + 1]).flatten(0, 3).split(together):
+                filled = self._filled(group)
+                queries, values = self._queries(group, window), self._values(filled)
+                entropy = _room_for_entropies(queries) if recorder else None
+                blocks.append(cross_scale_attention(queries, self._keys(filled).flatten(1, 3), values, r * self.stride, entropy=entropy))
+                rows += [entropy] if entropy is not None else []
+            pieces = torch.cat(blocks).view(b, 1, counts[1], counts[2], channels, edge, edge, edge)
             fold_patches(pieces, out[:, :, i * r * window : i * r * window + edge], r * window)
-            if entropy is not None:
-                rows = entropy.view(b, counts[1], counts[2], n, n, n).permute(0, 3, 1, 4, 2, 5)
-                entropies.append(rows.reshape(b, n, counts[1] * n, counts[2] * n))
+            if rows:
+                plane = torch.cat(rows).view(b, counts[1], counts[2], n, n, n).permute(0, 3, 1, 4, 2, 5)
+                entropies.append(plane.reshape(b, n, counts[1] * n, counts[2] * n))
             if self.on_chunk:
                 self.on_chunk((i + 1) / counts[0])
         if recorder:
-            self._keep_entropy(recorder, torch.cat(entropies, 1), math.prod(keys.shape[1:4]), [0, 0, 0], size)
+            self._keep_entropy(recorder, torch.cat(entropies, 1), keys, [0, 0, 0], size)
         return self._normalise(out)[:, :, : r * size[0], : r * size[1], : r * size[2]]
 
     def _queries(self, x: Tensor, window: int | None = None) -> Tensor:
@@ -215,13 +222,13 @@ class CrossScaleTransformer(nn.Module):
         else:
             inner = slice(window, 2 * window + p - q)
             embedded = embedded[:, :, inner, inner, inner]
-        return extract_patches(embedded, p, q).flatten(4)
+        return flattened(extract_patches(embedded, p, q))
 
     def _keys(self, filled: Tensor) -> Tensor:
         """Patches of the downsampled input, (B, kx, ky, kz, D)."""
         coarse = cubic_downsample(filled, self.scale)
         padding = _same_padding(coarse.shape[2:], self.patch, self.stride)[1]
-        keys = extract_patches(F.pad(self.embed_k(coarse), padding), self.patch, self.stride).flatten(4)
+        keys = flattened(extract_patches(F.pad(self.embed_k(coarse), padding), self.patch, self.stride))
         if self.match == "cosine10":
             keys = 10 * keys / keys.norm(dim=-1, keepdim=True).clamp_min(1e-4)
         return keys
@@ -230,7 +237,7 @@ class CrossScaleTransformer(nn.Module):
         """Patches r times as large, in the places of the keys; (B, kx ky kz, C, rp, rp, rp)."""
         r = self.scale
         padding = _same_padding([n // r for n in filled.shape[2:]], self.patch, self.stride)[1]
-        return extract_patches(F.pad(self.embed_v(filled), [r * n for n in padding]), r * self.patch, r * self.stride).flatten(1, 3)
+        return gathered(extract_patches(F.pad(self.embed_v(filled), [r * n for n in padding]), r * self.patch, r * self.stride)).flatten(1, 3)
 
     def _filled(self, x: Tensor) -> Tensor:
         """`x` continued to multiples of r."""

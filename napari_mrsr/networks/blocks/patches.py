@@ -25,6 +25,17 @@ def extract_patches(x: Tensor, size: int, stride: int) -> Tensor:
     return x.permute(0, 2, 3, 4, 1, 5, 6, 7)
 
 
+def gathered(patches: Tensor) -> Tensor:
+    """Patches (B, nx, ny, nz, C, s, s, s) in memory of their own, channels innermost: short rows of voxels become long ones, which copy fast."""
+    order = (0, 1, 2, 3, 5, 6, 7, 4)
+    return patches.permute(order).contiguous().permute(0, 1, 2, 3, 7, 4, 5, 6)
+
+
+def flattened(patches: Tensor) -> Tensor:
+    """Each patch as a vector, channels innermost; (..., C, s, s, s) to (..., s s s C)."""
+    return patches.movedim(-4, -1).flatten(-4)
+
+
 def fold_patches(patches: Tensor, out: Tensor, stride: int) -> None:
     """Add overlapping cubes into a volume; the adjoint of :func:`extract_patches`.
 
