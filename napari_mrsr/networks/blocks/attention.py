@@ -40,12 +40,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: f
     """
     if not in_pieces(q) or dropout or k.shape[2] > FEW_KEYS:
         mask = None if bias is None else bias[None].to(q.dtype)
-        parts = zip(q.split(LAUNCH), k.split(LAUNCH), v.split(LAUNCH), strict=True)
-        outs = [F.scaled_dot_product_attention(*part, attn_mask=mask, dropout_p=dropout, scale=scale) for part in parts]
+        parts = zip(*(torch.split(t, LAUNCH) for t in (q, k, v)), strict=True)
+        outs = [F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale) for q, k, v in parts]
         return outs[0] if len(outs) == 1 else torch.cat(outs)
     count = max(1, SCORES // (q.shape[1] * q.shape[2] * k.shape[2]))
     out = q.new_empty(q.shape)
-    for queries, keys, values, target in zip(q.split(count), k.split(count), v.split(count), out.split(count), strict=True):
+    for queries, keys, values, target in zip(*(torch.split(t, count) for t in (q, k, v, out)), strict=True):
         with torch.autocast("cpu", enabled=False):
             scores = (at_least_float32(queries) * scale) @ at_least_float32(keys).transpose(2, 3)
             if bias is not None:

@@ -196,7 +196,7 @@ class CrossScaleTransformer(nn.Module):
         together = max(1, (VALUES if x.device.type == "cpu" else VALUES_GPU) // (keys * channels * (r * self.patch) ** 3))
         for i in range(counts[0]):
             blocks, rows = [], []
-            for group in gathered(regions[:, i : i + 1]).flatten(0, 3).split(together):
+            for group in torch.split(gathered(regions[:, i : i + 1]).flatten(0, 3), together):
                 filled = self._filled(group)
                 queries, values = self._queries(group, window), self._values(filled)
                 entropy = _room_for_entropies(queries) if recorder else None

@@ -114,12 +114,12 @@ class DualCrossAttention(nn.Module):
         -------
         (B, N, C) tensor
         """
-        q, k, *values = self.q(x), *self.kvv(reference).split(self.q.out_features, -1)
+        projected = [self.q(x), *torch.split(self.kvv(reference), self.q.out_features, -1)]
         parts = []
         # Lengths along tens of thousands of tokens overflow, and their products vanish, in half precision.
         with torch.autocast(x.device.type, enabled=False):
             wide = torch.promote_types(x.dtype, torch.float32)
-            q, k, *values = (part.to(wide) for part in (q, k, *values))
+            q, k, *values = (part.to(wide) for part in projected)
             # Dividing products by the lengths costs less than dividing tokens.
             lengths = [torch.linalg.vector_norm(part, dim=1, keepdim=True).clamp(min=SHORTEST) for part in (q, k)]
             if self.temperature_spatial is not None:

@@ -43,7 +43,7 @@ def _attend(qkv: Tensor, window: int, bias: Tensor, scale: float) -> Tensor:
     b, height, width, _, heads, d = qkv.shape
     count = max(1, SCORES // (height * width * heads * window**2))
     if in_pieces(qkv) and count < b:  # before windows are cut, so that all of it stays in the cache
-        return torch.cat([_attend(part, window, bias, scale) for part in qkv.split(count)])
+        return torch.cat([_attend(part, window, bias, scale) for part in torch.split(qkv, count)])
     rows, columns = height // window, width // window
     split = qkv.reshape(b, rows, window, columns, window, 3, heads, d).permute(5, 0, 1, 3, 6, 2, 4, 7)
     q, k, v = split.reshape(3, b * rows * columns, heads, window * window, d).unbind()
