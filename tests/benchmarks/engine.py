@@ -15,8 +15,8 @@ Every method computes the same job with the same network and weights (loaded bef
 The columns: seconds and their ratios to ours; ``overhead`` of ours float32 over the network's time on the same voxels (margins counted as work);
 visible slice: when ``ours watched`` has the slice on the screen exact, as seconds and share of its run; memory added by the computation (peak
 resident size over that before it, the result counted), and the peers' over ours; ``seam``: largest difference from the untiled result as a share
-of its range, and PSNR to it; FLOP/s of ``network`` and of ours over the best rate of a plain matrix product or convolution here. Weights are
-random where none are shipped: speed does not depend on them.
+of its range, and PSNR to it; the largest error of the time left as it was told; FLOP/s of ``network`` and of ours over the best rate of a plain
+matrix product or convolution here. Weights are random where none are shipped: speed does not depend on them.
 ``small`` (default) is a part of the standard jobs (``full``): fewer slices, smaller volumes. ``--device cuda`` adds the checks of ``gpu_checks.py``.
 """
 
@@ -88,9 +88,10 @@ def measure(name: str, size: str, method: str, device: str, target: Path) -> dic
     if method.startswith("monai"):
         import monai.inferers  # noqa: F401 - seconds
     out = np.zeros(setup.job.grid.fine_shape, np.float32)
-    before, started, first = _memory(setup.device), time.perf_counter(), None
+    before, started = _memory(setup.device), time.perf_counter()
+    found: dict[str, Any] = {}
     if method.startswith("ours"):
-        out, first, said = _ours(low, options, reference, setup, started if method == "ours watched" else None)
+        out, found = _ours(low, options, reference, setup, started, method == "ours watched")
     elif method == "network":
         peers.network(feed, out, _planes_of(plan.tiles[0]))
     elif method == "plain":
@@ -98,36 +99,38 @@ def measure(name: str, size: str, method: str, device: str, target: Path) -> dic
     else:
         peers.monai(feed, out, method, row.window)
     seconds = time.perf_counter() - started
-    found = {"seconds": seconds, "added_mib": _added(setup.device, before), "precision": feed.precision, "shipped": shipped}
+    found |= {"seconds": seconds, "added_mib": _added(setup.device, before), "precision": feed.precision, "shipped": shipped}
     np.save(target, out)
-    if first is not None:
-        found |= {"first_seconds": first, "first_share": first / seconds}
-    if method.startswith("ours"):
-        found["plan"] = said
+    if found.get("first_seconds"):
+        found["first_share"] = found["first_seconds"] / seconds
     if method == "network":
         found |= {"flop": _flop(feed, plan), "voxels": plan.voxels / _volume(plan, setup), "windows": _windows(feed, out, plan)}
     return found
 
 
-def _ours(low: Any, options: Any, reference: Any, setup: Any, watched: float | None) -> tuple[np.ndarray, float | None, str]:
-    """The engine's result, seconds from `watched` until all of the slice on the screen is exact (None: nobody watches), and the plan."""
-    from napari_mrsr.inference import Control, RunDone, TileDone, engine
+def _ours(low: Any, options: Any, reference: Any, setup: Any, started: float, watched: bool) -> tuple[np.ndarray, dict[str, Any]]:
+    """The engine's result; its plan, the error of the time left, and where it is watched, seconds until all of the slice on the screen is exact."""
+    from napari_mrsr.inference import Control, Progress, RunDone, TileDone, engine
 
     # Nobody's time counts the loading of weights.
     engine.set_up = lambda *_: setup
     axis = setup.job.stacks[0] if setup.feed.architecture.tiling == "planes" else 2
     grid, control = setup.job.grid, Control()
     middle = [n // 2 for n in grid.fine_shape]
-    if watched is not None:
+    if watched:
         control.look(setup.job.affine[:3, :3] @ middle + setup.job.affine[:3, 3], axis)
-    seen, first = np.zeros([n for a, n in enumerate(grid.fine_shape) if a != axis], bool), None
+    seen, found, told = np.zeros([n for a, n in enumerate(grid.fine_shape) if a != axis], bool), {}, []
     for event in engine.run(low, options, reference, control=control):
-        if watched is not None and isinstance(event, TileDone) and not event.preview and event.block[axis][0] <= middle[axis] < event.block[axis][1]:
+        now = time.perf_counter() - started
+        if isinstance(event, Progress) and event.seconds_left is not None:
+            told.append((now, event.seconds_left))
+        if watched and isinstance(event, TileDone) and not event.preview and event.block[axis][0] <= middle[axis] < event.block[axis][1]:
             seen[tuple(slice(*b) for a, b in enumerate(event.block) if a != axis)] = True
-            if seen.all() and first is None:
-                first = time.perf_counter() - watched
+            if seen.all():
+                found.setdefault("first_seconds", now)
         if isinstance(event, RunDone):
-            return event.volume.data, first, event.volume.record["run"]["plan"]
+            errors = [abs(left - (now - at)) / (now - at) for at, left in told if 0.1 * now <= at <= 0.9 * now]
+            return event.volume.data, found | {"plan": event.volume.record["run"]["plan"], "time_left_error": max(errors, default=None)}
     raise SystemExit("the run ended without a result")
 
 
@@ -261,7 +264,7 @@ def report(names: list[str], size: str, device: str, repeat: int, methods: tuple
                 print(f"{name}: {method} ...", file=sys.stderr, flush=True)
                 runs = [fresh("--only", name, "--size", size, "--method", method, "--target", f"{home}/out.npy") for _ in range(repeat)]
                 images[method] = np.load(f"{home}/out.npy")
-                medians = {key: statistics.median(r[key] for r in runs) for key, value in runs[0].items() if isinstance(value, float)}
+                medians = {key: statistics.median(r[key] for r in runs) for key in runs[0] if all(isinstance(r[key], float) for r in runs)}
                 found[method] = runs[0] | medians
             rows[name] = _compared(
                 ROWS[name].shapes[size], ROWS[name].shapes["full"], found, images, peak, get_architecture(ROWS[name].architecture).dimension
@@ -307,6 +310,8 @@ def table(result: dict[str, Any]) -> str:
         first = f"{watched['first_seconds']:.2f} s, {100 * watched['first_share']:.0f} % of the run" if "first_seconds" in watched else "at the end"
         speed = f"network {row['network_gflops']:.0f} GFLOP/s = {100 * row['network_of_peak']:.0f} % of the peak, ours {row['ours_gflops']:.0f}"
         lines.append(f"  overhead {100 * row['overhead']:.0f} %; visible slice exact after {first}; {speed}")
+        errors = [f"{m} {100 * e:.0f} %" for m, got in found.items() if (e := got.get("time_left_error")) is not None]
+        lines.append(f"  time left as told from the first tenth of a run to the last, off by at most: {', '.join(errors) or 'nothing was told'}")
         if found["network"]["windows"]:
             most, psnr = found["network"]["windows"]
             lines.append(f"  windows of a fixed size: with twice the overlap the result changes by at most {most:.1e}, PSNR {psnr:.1f} dB")
