@@ -80,7 +80,7 @@ def cross_scale(edge: int) -> Problem:
     queries, keys = edge // 2, -(-edge // 4)
     q = torch.randn(1, queries, queries, queries, 27 * 24) / 5
     k = torch.randn(1, keys**3, 27 * 24) / 5
-    v = torch.randn(1, keys**3, 48, 6, 6, 6)
+    v = torch.randn(1, keys**3, 6, 6, 6, 48).movedim(-1, 2)  # in memory as the network gives them
     both = problem(None, [q, k, v], lambda *t: cross_scale_attention(*t, 4), lambda *t: plain_cross_scale_attention(*t, 4))
     return replace(both, formula=queries**3 * (keys**3 + 48 * 6**3))  # scores and output patches
 

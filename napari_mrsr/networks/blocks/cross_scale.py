@@ -34,7 +34,7 @@ def cross_scale_attention(
     k : (B, K, D) tensor
         Key patches.
     v : (B, K, C, P, P, P) tensor
-        Value patches on the fine grid.
+        Value patches on the fine grid; copied where channels are not innermost in memory (:func:`~.patches.gathered`).
     stride : int
         Fine-grid distance between neighbouring queries.
     chunk_elements : int, optional
