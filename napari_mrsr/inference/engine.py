@@ -42,7 +42,7 @@ from napari_mrsr.inference.store import Store
 from napari_mrsr.networks import get_architecture
 from napari_mrsr.volume import Volume
 
-CALIBRATION_VOXELS = 600_000
+CALIBRATION_VOXELS = 500_000
 """Runs over fewer LR voxels end soon after the time of each layer is known."""
 WORTH_KEEPING = 1.0
 """Seconds from which on a run tells what its network costs."""

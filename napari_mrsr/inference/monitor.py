@@ -51,8 +51,12 @@ class Monitor:
         if not self._shares:
             return 0.0
         seen, last = len(self._clock), len(self._shares) - 1
-        done = self._shares[min(seen - 1, last)] if seen else 0.0
-        return done + self._within * (self._shares[min(seen, last)] - done)
+        if not seen:
+            return self._within * self._shares[0]
+        done, at = self._shares[min(seen - 1, last)], self._clock[-1]
+        gap = self._shares[min(seen, last)] - done
+        # Between two layers as fast as so far.
+        return done + (self._within * gap if self._within else min(gap, done * (self._elapsed() / at - 1) if at else 0.0))
 
     @property
     def shares(self) -> tuple[float, ...]:

@@ -65,7 +65,7 @@ def test_shares_are_those_of_the_time_and_a_layer_in_a_loop_counts_once(clock):
             layer.look = lambda: fractions.append(monitor.fraction)
         monitor.restart()
         network(torch.zeros(1))
-        assert fractions == [0, 0.1, 0.3, 0.3]
+        assert fractions == pytest.approx([0, 0.1, 0.3, 0.3 + 4 * 0.3 / 6])
         assert monitor.fraction == 1
         monitor.expect(())
         assert monitor.fraction == 1
@@ -92,6 +92,10 @@ def test_what_reports_within_fills_the_gap_to_the_next_layer(clock):
         assert monitor.fraction == pytest.approx(0.1 + 0.25 * 0.4)
         network.again(torch.zeros(1))
         assert monitor.fraction == 0.5
+        clock.now += 3
+        assert monitor.fraction == pytest.approx(0.5 + 0.5 * 3 / 6)
+        clock.now += 30
+        assert monitor.fraction == 1
     assert network.again.on_chunk is None
 
 
