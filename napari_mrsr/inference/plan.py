@@ -31,7 +31,7 @@ MEMORY_SHARE = 0.5
 SMALLEST_TILE = 16
 VISIBLE_SHARE = 0.25
 """Largest part of the work before the slice on the screen is exact."""
-FEW_PLANES, FEW_PLANES_BYTES = 4, 2**28
+FEW_PLANES, FEW_PLANES_BYTES = 4, 2**29
 """Slices given to a 2D network together on a CPU, and the memory that they may take if they are several: more gains nothing there..."""
 MANY_PLANES = 32
 """...but keeps other devices busy."""
