@@ -40,14 +40,18 @@ class Monitor:
         self._started, self._rested, self._clock, self._called = 0.0, 0.0, list[float](), set[nn.Module]()
         self._shares = [(i + 1) / len(leaves) for i in range(len(leaves))]
         self._handles = [m.register_forward_hook(self._passed) for m in leaves]
-        self._within = 0.0
+        self._within = self._told = 0.0
         self._long = [m for m in network.modules() if hasattr(m, "on_chunk")] if inside else []
         for module in self._long:
             module.on_chunk = self._advanced  # type: ignore[assignment]
 
     @property
     def fraction(self) -> float:
-        """Share of the pass under way that is done."""
+        """Share of the pass under way that is done; never less than before."""
+        self._told = max(self._told, self._estimate())
+        return self._told
+
+    def _estimate(self) -> float:
         if not self._shares:
             return 0.0
         seen, last = len(self._clock), len(self._shares) - 1
@@ -81,7 +85,7 @@ class Monitor:
 
     def restart(self) -> None:
         """A new pass begins."""
-        self._within = 0.0
+        self._within = self._told = 0.0
         self._clock.clear()
         self._called.clear()
         self.check()

@@ -71,6 +71,24 @@ def test_shares_are_those_of_the_time_and_a_layer_in_a_loop_counts_once(clock):
         assert monitor.fraction == 1
 
 
+def test_progress_never_goes_back(clock):
+    """Before the first word from within, time alone tells, and may tell too much."""
+    network = Looped(clock, 1)
+    network.again.on_chunk = None
+    with Monitor(network, Control()) as monitor:
+        monitor.expect((0.4, 0.9, 1.0))
+        monitor.restart()
+        network.first(torch.zeros(1))
+        clock.now += 2
+        assert monitor.fraction == pytest.approx(0.8)
+        network.again.on_chunk(0.2)
+        assert monitor.fraction == pytest.approx(0.8)
+        network.again.on_chunk(0.9)
+        assert monitor.fraction == pytest.approx(0.85)
+        monitor.restart()
+        assert monitor.fraction == 0
+
+
 def test_trials_give_shares_and_speed(clock):
     network = Looped(clock, 1)
     with Monitor(network, Control()) as monitor:
