@@ -75,9 +75,13 @@ def survey(feed: Feed, plan: Plan, control: Control, monitor: Monitor, pool: Thr
         for event in loop:
             if isinstance(event, (Noticed, Rested)):
                 yield event
-        with torch.inference_mode(), feed.computing():
-            part.survey(scout.gathered.to(feed.device))
-            part.start = (0, 0, 0)
+        pool.submit(_survey, feed, part, scout.gathered).result()
+
+
+def _survey(feed: Feed, part: Any, gathered: Tensor) -> None:
+    with torch.inference_mode(), feed.computing():
+        part.survey(gathered.to(feed.device))
+        part.start = (0, 0, 0)
 
 
 def survey_bytes(feed: Feed) -> int:

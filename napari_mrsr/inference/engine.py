@@ -6,19 +6,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from napari_mrsr.errors import RunError
+from napari_mrsr.errors import Cancelled, RunError
 from napari_mrsr.evaluation.align import resample_onto
 from napari_mrsr.grid import lattice_offset
 from napari_mrsr.inference.attention import require_attention, survey, survey_bytes
@@ -30,8 +29,8 @@ from napari_mrsr.inference.ensemble import SPREAD, Ensemble, mirrors
 from napari_mrsr.inference.events import Event, Progress, RunDone, RunStarted
 from napari_mrsr.inference.feed import Feed
 from napari_mrsr.inference.journal import Journal, fingerprint
-from napari_mrsr.inference.loop import TileLoop
-from napari_mrsr.inference.monitor import Monitor
+from napari_mrsr.inference.loop import REPORT_EVERY, TileLoop
+from napari_mrsr.inference.monitor import Interrupted, Monitor
 from napari_mrsr.inference.options import RunOptions
 from napari_mrsr.inference.pace import Pace
 from napari_mrsr.inference.plan import Plan, duration, make_plan
@@ -48,6 +47,8 @@ WORTH_KEEPING = 1.0
 """Seconds from which on a run tells what its network costs."""
 SLAB = 16
 """Slices that are filled at a time."""
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,7 @@ def run(
                 with _failures_told(setup):
                     ensemble = yield from _work(setup, passes, place, control, key, Ensemble(live.shape) if options.ensemble else None, pool)
             finally:
+                pool.shutdown()  # a pass that is left ends first
                 free_memory(setup.device)
     outs = dict(place.arrays)
     if ensemble is not None:
@@ -180,9 +182,16 @@ def _prepared(
     """A run that can start, and why its network could not be translated (empty: it was, or was not to be)."""
     gone = threading.Event()
     try:
-        return pool.submit(_prepare, volume, options, reference, like, lambda: control.cancelled or gone.is_set()).result()
+        return _answer(pool.submit(_prepare, volume, options, reference, like, lambda: control.cancelled or gone.is_set()))
     finally:
-        gone.set()  # whoever was interrupted here does not wait for a registration
+        gone.set()  # whoever was interrupted here waits for no more than the step under way
+
+
+def _answer(future: Future[T]) -> T:
+    """What a thread found out; unlike an endless wait, this one hears an interrupt on every system."""
+    while not future.done():
+        wait((future,), REPORT_EVERY)
+    return future.result()
 
 
 def _prepare(volume: Volume, options: RunOptions, reference: Volume | None, like: Volume | None, cancelled: Callable[[], bool]) -> tuple[Setup, str]:
@@ -196,8 +205,15 @@ def _prepare(volume: Volume, options: RunOptions, reference: Volume | None, like
     setup.require_maps(options.maps, ("dense",))
     require_attention(setup.feed, options)
     with _failures_told(setup):
+        _go_on(cancelled)
         setup.feed.precision = choose(setup.feed, setup.job.card.sha256) if options.precision == "auto" else options.precision
+        _go_on(cancelled)
         return setup, translate(setup.feed) if options.compile and setup.job.card.learned else ""
+
+
+def _go_on(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise Cancelled("The run was stopped; nothing was kept.")
 
 
 def _cost_key(setup: Setup, options: RunOptions) -> str:
@@ -268,8 +284,9 @@ def _work(
         if known and known.shares:
             monitor.expect(known.shares)
         elif inside and get_architecture(setup.job.card.architecture).tiling == "halo" and total >= least:
-            per_voxel = pool.submit(monitor.calibrate, partial(_forward_cube, setup.network, setup.device)).result()
-            pace = Pace(total, known.seconds if known else per_voxel)
+            with suppress(Interrupted):  # to rest: without a trial then
+                per_voxel = _answer(pool.submit(monitor.calibrate, partial(_forward_cube, setup.feed)))
+                pace = Pace(total, known.seconds if known else per_voxel)
         used = start_peak(setup.device)
         for turn, (axes, feed, plan) in enumerate(passes):
             if surveyed and turn:
@@ -287,13 +304,14 @@ def _work(
                 ensemble.add(np.flip(outs[""], axes))
     if not shrunk and pace.spent >= WORTH_KEEPING and pace.seconds_per_voxel is not None:
         largest = max(plan.batch * max(t.voxels for t in plan.tiles) for _, _, plan in passes)
-        remember_cost(key, Cost(pace.seconds_per_voxel, peak_since(setup.device, used) // largest, monitor.shares))
+        shares = monitor.shares if setup.device.type == "cpu" else ()  # other devices hand layers over without waiting for them
+        remember_cost(key, Cost(pace.seconds_per_voxel, peak_since(setup.device, used) // largest, shares))
     return ensemble
 
 
-def _forward_cube(network: nn.Module, device: torch.device, edge: int) -> None:
-    with torch.inference_mode():
-        network(torch.zeros(1, 1, edge, edge, edge, device=device))
+def _forward_cube(feed: Feed, edge: int) -> None:
+    with torch.inference_mode(), feed.computing():
+        feed.network(torch.zeros(1, 1, edge, edge, edge, device=feed.device))
 
 
 def _result(volume: Volume, setup: Setup, plan: Plan, options: RunOptions, data: NDArray[np.float32], seconds: float | None = None) -> Volume:

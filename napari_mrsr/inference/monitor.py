@@ -37,7 +37,9 @@ class Monitor:
     def __init__(self, network: nn.Module, control: Control, rests_inside: bool = True, inside: bool = True) -> None:
         leaves = [m for m in network.modules() if not any(True for _ in m.children())] if inside else []
         self._control, self._rests_inside, self._abandoned = control, rests_inside, False
-        self._started, self._rested, self._clock, self._called = 0.0, 0.0, list[float](), set[nn.Module]()
+        self._clock, self._called = list[float](), set[nn.Module]()
+        self._started, self._rested = 0.0, 0.0
+        self._resting: float | None = None
         self._shares = [(i + 1) / len(leaves) for i in range(len(leaves))]
         self._handles = [m.register_forward_hook(self._passed) for m in leaves]
         self._within = self._told = 0.0
@@ -104,9 +106,9 @@ class Monitor:
         if self._abandoned:
             raise Cancelled("The run was stopped; nothing was kept.")
         while self._control.paused and self._rests_inside and not self._abandoned:
-            began = time.perf_counter()
+            self._resting = time.perf_counter()
             self._control.wait(REST)
-            self._rested += time.perf_counter() - began
+            self._rested, self._resting = self._rested + time.perf_counter() - self._resting, None
         self._control.check()
         if self._control.paused:
             raise Interrupted
@@ -131,10 +133,11 @@ class Monitor:
     def _passed(self, layer: nn.Module, *_: Any) -> None:
         if layer not in self._called:  # one in a loop counts once
             self._called.add(layer)
+            self._within = 0.0  # first, or a look in between would take it for that of the next layer
             self._clock.append(self._elapsed())
-            self._within = 0.0
         self.check()
 
     def _elapsed(self) -> float:
         """Seconds of the pass under way, rests left out."""
-        return time.perf_counter() - self._started - self._rested
+        now = time.perf_counter() if self._resting is None else self._resting
+        return now - self._started - self._rested

@@ -111,7 +111,7 @@ class SAM(nn.Module):
     def forward(self, features: Tensor, texture: Tensor, level: int) -> Tensor:
         """Adapted texture, all (B, C, H, W); `level` names the maps."""
         style = F.relu(self.shared(torch.cat([features, texture], 1)), inplace=True)
-        _, mean, variance = centred(features, (2, 3))
+        mean, variance = centred(features, (2, 3))[1:]
         pixels = features[0, 0].numel()
         std = torch.sqrt((variance * (pixels / (pixels - 1))).clamp(min=SMALLEST))
         gamma = self.gamma(style) + std.to(style.dtype)

@@ -15,7 +15,8 @@ import napari_mrsr
 from napari_mrsr.degradation import Degradation, degrade, get_protocol
 from napari_mrsr.errors import Cancelled, InputError, RunError
 from napari_mrsr.grid import lattice_offset
-from napari_mrsr.inference import Control, Noticed, Progress, RunDone, RunOptions, RunStarted, TileDone, loop, plan, run, super_resolve
+from napari_mrsr.inference import Control, Noticed, Progress, RunDone, RunOptions, RunStarted, TileDone, engine, loop, plan, run, super_resolve
+from napari_mrsr.inference.monitor import Interrupted, Monitor
 from napari_mrsr.intensity import intensity_range
 from napari_mrsr.networks import create
 from napari_mrsr.volume import Volume
@@ -376,8 +377,31 @@ def test_closing_the_generator_stops_inside_the_tile(make_volume, add_model, mon
     assert isinstance(next(events), Progress)
     before = len(passed)
     assert before < 6
+    given_back = []
+    monkeypatch.setattr(engine, "free_memory", lambda device: given_back.append(len(passed)))
     events.close()
     assert len(passed) <= before + 2
+    assert given_back == [len(passed)]  # after the pass has ended
+
+
+def test_a_run_stopped_while_it_is_prepared_tries_no_precision(make_volume, toy, monkeypatch):
+    control, tried, real = Control(), [], engine.set_up
+    monkeypatch.setattr(engine, "choose", lambda *_: tried.append(1))
+    monkeypatch.setattr(engine, "set_up", lambda *a: (real(*a), control.cancel())[0])
+    with pytest.raises(Cancelled):
+        list(run(textured(make_volume, (9, 9, 9)), RunOptions.create(model=toy), control=control))
+    assert tried == []
+
+
+def test_a_rest_during_the_trial_leaves_it_out(make_volume, toy, monkeypatch):
+    """Devices that rest by leaving the pass."""
+    monkeypatch.setattr(engine, "CALIBRATION_VOXELS", 1)
+
+    def rest(self, forward):
+        raise Interrupted
+
+    monkeypatch.setattr(Monitor, "calibrate", rest)
+    assert isinstance(list(run(textured(make_volume, (9, 9, 9)), RunOptions.create(model=toy)))[-1], RunDone)
 
 
 # --- failures -------------------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def inputs(keys=6, dtype=torch.float32):
     return [t.to(dtype) for t in (q, k, v, torch.randn(3, 5, keys))]
 
 
-@pytest.mark.parametrize("scores", [1, 200, 1 << 20])
+@pytest.mark.parametrize("scores", [1, 40, 200, 1 << 20])
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 0.03)])
@@ -34,8 +34,10 @@ def test_attention_by_hand(monkeypatch, scores, grad, with_bias, dtype, toleranc
     bias = bias if with_bias else None
     with torch.set_grad_enabled(grad):
         ours = attend(q, k, v, bias, 0.7)
+        narrow = attend(q, k, v[..., :3], bias, 0.7)
     assert ours.dtype == dtype
     torch.testing.assert_close(ours.double(), literal(q, k, v, bias, 0.7), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(narrow, ours[..., :3], rtol=tolerance, atol=tolerance)
 
 
 def test_attention_of_views(monkeypatch):
@@ -74,6 +76,11 @@ def test_pointwise_is_linear(shape, bias):
         torch.testing.assert_close(ours, expected.detach(), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(layer(x.expand(2, *shape).transpose(0, 1)), ours.expand(2, *ours.shape).transpose(0, 1))
     assert ours.is_contiguous()
+
+
+def test_pointwise_of_nothing():
+    with torch.no_grad():
+        assert Pointwise(6, 4)(torch.zeros(2, 0, 6)).shape == (2, 0, 4)
 
 
 def test_moments_are_those_of_torch_and_wide():

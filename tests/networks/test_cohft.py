@@ -225,7 +225,7 @@ def test_equations_3_to_5(inter_head):
 def test_more_windows_than_a_kernel_takes(monkeypatch):
     q, k, v = torch.randn(3, 10, 2, 4, 3, dtype=torch.float64)
     whole = head_correlation(q, k, v)
-    monkeypatch.setattr(attention_module, "LARGEST_BATCH", 4)
+    monkeypatch.setattr("napari_mrsr.networks.blocks.attention.LAUNCH", 4)
     torch.testing.assert_close(head_correlation(q, k, v), whole)
 
 

@@ -28,7 +28,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: f
     ----------
     q : (B, heads, N, d) tensor
     k : (B, heads, M, d) tensor
-    v : (B, heads, M, d) tensor
+    v : (B, heads, M, e) tensor
+        e at most d.
     bias : (heads, N, M) tensor, optional
         Added to the scores.
     scale, dropout : float
@@ -36,19 +37,25 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: f
 
     Returns
     -------
-    (B, heads, N, d) tensor
+    (B, heads, N, e) tensor
     """
+    width = v.shape[3]
     if not in_pieces(q) or dropout or k.shape[2] > FEW_KEYS:
         mask = None if bias is None else bias[None].to(q.dtype)
+        v = F.pad(v, (0, q.shape[3] - width))  # the fast kernels need equal widths
         parts = zip(*(torch.split(t, LAUNCH) for t in (q, k, v)), strict=True)
         outs = [F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale) for q, k, v in parts]
-        return outs[0] if len(outs) == 1 else torch.cat(outs)
-    count = max(1, SCORES // (q.shape[1] * q.shape[2] * k.shape[2]))
-    out = q.new_empty(q.shape)
-    for queries, keys, values, target in zip(*(torch.split(t, count) for t in (q, k, v, out)), strict=True):
-        with torch.autocast("cpu", enabled=False):
-            scores = (at_least_float32(queries) * scale) @ at_least_float32(keys).transpose(2, 3)
-            if bias is not None:
-                scores += bias
-            torch.matmul(scores.softmax(-1).to(v.dtype), values, out=target)
+        return (outs[0] if len(outs) == 1 else torch.cat(outs))[..., :width]
+    out = v.new_empty(*q.shape[:3], width)
+    rows = max(1, SCORES // (q.shape[1] * k.shape[2]))
+    items = max(1, rows // q.shape[2])
+    with torch.autocast("cpu", enabled=False):
+        for queries, keys, values, target in zip(*(torch.split(t, items) for t in (q, k, v, out)), strict=True):
+            keys = at_least_float32(keys).transpose(2, 3)
+            for start in range(0, q.shape[2], rows):
+                part = slice(start, start + rows)
+                scores = (at_least_float32(queries[:, :, part]) * scale) @ keys
+                if bias is not None:
+                    scores += bias[:, part]
+                target[:, :, part] = scores.softmax(-1).to(v.dtype) @ values
     return out

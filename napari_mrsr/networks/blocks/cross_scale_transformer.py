@@ -208,6 +208,8 @@ class CrossScaleTransformer(nn.Module):
                 plane = torch.cat(rows).view(b, counts[1], counts[2], n, n, n).permute(0, 3, 1, 4, 2, 5)
                 entropies.append(plane.reshape(b, n, counts[1] * n, counts[2] * n))
             if self.on_chunk:
+                if out.is_cuda:  # else all planes are handed over before anybody is asked
+                    torch.cuda.synchronize(out.device)
                 self.on_chunk((i + 1) / counts[0])
         if recorder:
             self._keep_entropy(recorder, torch.cat(entropies, 1), keys, [0, 0, 0], size)

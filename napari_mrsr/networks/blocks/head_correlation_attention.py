@@ -10,13 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_mrsr.errors import InputError
+from napari_mrsr.networks.blocks.attention import attend
 from napari_mrsr.networks.blocks.recording import Recorder, wanted
 
 FIRST_PENALTY = 8.0
 """Penalty per squared distance with which training begins."""
-
-LARGEST_BATCH = 65535
-"""Batch that attention kernels on a GPU take at once (the limit of a CUDA grid's third axis)."""
 
 
 def keep_variance(layer: Any, gain: float = 1.0) -> None:
@@ -136,10 +134,8 @@ def head_correlation(q: Tensor, k: Tensor, v: Tensor, inter_head: bool = True) -
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
-        parts = zip(*(torch.split(t.to(wide), LARGEST_BATCH) for t in (q, k, v)), strict=True)
-        # The fast kernels need equal widths.
-        attended = [F.scaled_dot_product_attention(q, k, F.pad(v, (0, q.shape[-1] - v.shape[-1])))[..., : v.shape[-1]] for q, k, v in parts]
-        values = (attended[0] if len(attended) == 1 else torch.cat(attended)).transpose(1, 2)
+        q, k, values = (t.to(wide) for t in (q, k, v))
+        values = attend(q, k, values, scale=q.shape[-1] ** -0.5).transpose(1, 2)
         if inter_head:
             weights = torch.softmax(values @ values.transpose(2, 3), -1)
             values = values + weights @ values

@@ -13,7 +13,7 @@ class Pointwise(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs)."""
         # The convolution adds the bias on the way, where the product of matrices writes it into memory first; backwards it is slower.
-        if x.device.type != "cpu" or torch.is_grad_enabled():
+        if x.device.type != "cpu" or torch.is_grad_enabled() or not x.numel():
             return super().forward(x)
         image = x.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)
         y = F.conv2d(image, self.weight[:, :, None, None], self.bias)

@@ -41,8 +41,8 @@ class RelativeBias(nn.Module):
 def _attend(qkv: Tensor, window: int, bias: Tensor, scale: float) -> Tensor:
     """Attention in the windows of a map (B, H, W, 3, heads, d) whose sides are multiples of `window`; (B, H, W, heads d)."""
     b, height, width, _, heads, d = qkv.shape
-    count = max(1, SCORES // (height * width * heads * window**2))
-    if in_pieces(qkv) and count < b:  # before windows are cut, so that all of it stays in the cache
+    if in_pieces(qkv) and b > (count := max(1, SCORES // (height * width * heads * window**2))):
+        # Before windows are cut, so that all of it stays in the cache.
         return torch.cat([_attend(part, window, bias, scale) for part in torch.split(qkv, count)])
     rows, columns = height // window, width // window
     split = qkv.reshape(b, rows, window, columns, window, 3, heads, d).permute(5, 0, 1, 3, 6, 2, 4, 7)
