@@ -16,7 +16,7 @@ from napari_mrsr.errors import InputError, RunError
 from napari_mrsr.inference.control import Control
 from napari_mrsr.inference.events import Noticed, Rested
 from napari_mrsr.inference.feed import Feed
-from napari_mrsr.inference.loop import TileLoop
+from napari_mrsr.inference.loop import TileLoop, answer
 from napari_mrsr.inference.monitor import Monitor
 from napari_mrsr.inference.options import RunOptions
 from napari_mrsr.inference.pace import Pace
@@ -75,7 +75,7 @@ def survey(feed: Feed, plan: Plan, control: Control, monitor: Monitor, pool: Thr
         for event in loop:
             if isinstance(event, (Noticed, Rested)):
                 yield event
-        pool.submit(_survey, feed, part, scout.gathered).result()
+        answer(pool.submit(_survey, feed, part, scout.gathered))
 
 
 def _survey(feed: Feed, part: Any, gathered: Tensor) -> None:

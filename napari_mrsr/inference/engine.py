@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_mrsr.errors import Cancelled, RunError
+from napari_mrsr.errors import RunError
 from napari_mrsr.evaluation.align import resample_onto
 from napari_mrsr.grid import lattice_offset
 from napari_mrsr.inference.attention import require_attention, survey, survey_bytes
@@ -29,7 +28,7 @@ from napari_mrsr.inference.ensemble import SPREAD, Ensemble, mirrors
 from napari_mrsr.inference.events import Event, Progress, RunDone, RunStarted
 from napari_mrsr.inference.feed import Feed
 from napari_mrsr.inference.journal import Journal, fingerprint
-from napari_mrsr.inference.loop import REPORT_EVERY, TileLoop
+from napari_mrsr.inference.loop import TileLoop, answer
 from napari_mrsr.inference.monitor import Interrupted, Monitor
 from napari_mrsr.inference.options import RunOptions
 from napari_mrsr.inference.pace import Pace
@@ -47,8 +46,6 @@ WORTH_KEEPING = 1.0
 """Seconds from which on a run tells what its network costs."""
 SLAB = 16
 """Slices that are filled at a time."""
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -180,23 +177,16 @@ def _prepared(
     pool: ThreadPoolExecutor, volume: Volume, options: RunOptions, reference: Volume | None, like: Volume | None, control: Control
 ) -> tuple[Setup, str]:
     """A run that can start, and why its network could not be translated (empty: it was, or was not to be)."""
-    gone = threading.Event()
     try:
-        return _answer(pool.submit(_prepare, volume, options, reference, like, lambda: control.cancelled or gone.is_set()))
-    finally:
-        gone.set()  # whoever was interrupted here waits for no more than the step under way
+        return answer(pool.submit(_prepare, volume, options, reference, like, control))
+    except KeyboardInterrupt:
+        control.cancel()  # nobody waits for more than the step under way
+        raise
 
 
-def _answer(future: Future[T]) -> T:
-    """What a thread found out; unlike an endless wait, this one hears an interrupt on every system."""
-    while not future.done():
-        wait((future,), REPORT_EVERY)
-    return future.result()
-
-
-def _prepare(volume: Volume, options: RunOptions, reference: Volume | None, like: Volume | None, cancelled: Callable[[], bool]) -> tuple[Setup, str]:
+def _prepare(volume: Volume, options: RunOptions, reference: Volume | None, like: Volume | None, control: Control) -> tuple[Setup, str]:
     try:
-        setup = set_up(volume, options, reference, like, cancelled)
+        setup = set_up(volume, options, reference, like, lambda: control.cancelled)
     except MemoryError as error:
         raise RunError(f"There is too little memory to prepare {volume.name} ({error}); crop it, or close other programs.") from None
     except RuntimeError as error:  # a device that went after it was listed
@@ -205,15 +195,10 @@ def _prepare(volume: Volume, options: RunOptions, reference: Volume | None, like
     setup.require_maps(options.maps, ("dense",))
     require_attention(setup.feed, options)
     with _failures_told(setup):
-        _go_on(cancelled)
+        control.check()
         setup.feed.precision = choose(setup.feed, setup.job.card.sha256) if options.precision == "auto" else options.precision
-        _go_on(cancelled)
+        control.check()
         return setup, translate(setup.feed) if options.compile and setup.job.card.learned else ""
-
-
-def _go_on(cancelled: Callable[[], bool]) -> None:
-    if cancelled():
-        raise Cancelled("The run was stopped; nothing was kept.")
 
 
 def _cost_key(setup: Setup, options: RunOptions) -> str:
@@ -280,13 +265,14 @@ def _work(
     with monitor:
         if surveyed:
             yield from survey(passes[0][1], passes[0][2], control, monitor, pool)
-        pace = Pace(total, known.seconds if known else None)
+        per_voxel = known.seconds if known else None
         if known and known.shares:
             monitor.expect(known.shares)
         elif inside and get_architecture(setup.job.card.architecture).tiling == "halo" and total >= least:
             with suppress(Interrupted):  # to rest: without a trial then
-                per_voxel = _answer(pool.submit(monitor.calibrate, partial(_forward_cube, setup.feed)))
-                pace = Pace(total, known.seconds if known else per_voxel)
+                tried = answer(pool.submit(monitor.calibrate, partial(_forward_cube, setup.feed)))
+                per_voxel = per_voxel or tried
+        pace = Pace(total, per_voxel)
         used = start_peak(setup.device)
         for turn, (axes, feed, plan) in enumerate(passes):
             if surveyed and turn:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ PREVIEW_HALO = 2
 PREVIEW_SHARE = 0.05
 """Largest part of the work that a preview may take."""
 
+T = TypeVar("T")
 Pieces = dict[str, NDArray[np.float32]]
 Outs = Mapping[str, NDArray[np.float32]]
 
@@ -262,6 +263,13 @@ class TileLoop:
         self._previewed.append((x, y, z)[look.axis])
         if block is not None:
             yield TileDone(block, preview=True)
+
+
+def answer(future: Future[T]) -> T:
+    """What another thread found out; unlike an endless wait, this one hears an interrupt on every system."""
+    while not future.done():
+        wait((future,), REPORT_EVERY)
+    return future.result()
 
 
 def paste(feed: Feed, tile: Tile, pieces: Pieces, outs: Outs, turn: int) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None:

@@ -21,6 +21,7 @@ from napari_mrsr.networks.architecture import Architecture, MapInfo
 from napari_mrsr.networks.blocks.cross_modality import CNNBlock, CohfTBlock, conv3, zero
 from napari_mrsr.networks.blocks.gradient import gradient_magnitude
 from napari_mrsr.networks.blocks.head_correlation_attention import HeadCorrelationAttention, keep_variance
+from napari_mrsr.networks.blocks.moments import at_least_float32
 from napari_mrsr.networks.blocks.noise import with_noise_level
 from napari_mrsr.networks.blocks.recording import wanted
 from napari_mrsr.networks.blocks.resample import lattice_upsample
@@ -374,7 +375,7 @@ def _interpolate(lr: Tensor, scale: int, upsampling: Upsampling) -> Tensor:
     if upsampling == "lattice":
         return lattice_upsample(lr, scale)
     with torch.autocast(lr.device.type, enabled=False):
-        wide = lr.to(torch.promote_types(lr.dtype, torch.float32))
+        wide = at_least_float32(lr)
         return F.interpolate(wide, scale_factor=scale, mode="bicubic", align_corners=False).to(lr.dtype)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -52,6 +53,18 @@ def clock(monkeypatch):
     return clock
 
 
+@contextmanager
+def after_the_first_layer(clock, shares):
+    """A network whose second layer reports from within, and its monitor."""
+    network = Looped(clock, 1)
+    network.again.on_chunk = None
+    with Monitor(network, Control()) as monitor:
+        monitor.expect(shares)
+        monitor.restart()
+        network.first(torch.zeros(1))
+        yield network, monitor
+
+
 def test_shares_are_those_of_the_time_and_a_layer_in_a_loop_counts_once(clock):
     network = Looped(clock, 2)
     with Monitor(network, Control()) as monitor:
@@ -73,12 +86,7 @@ def test_shares_are_those_of_the_time_and_a_layer_in_a_loop_counts_once(clock):
 
 def test_progress_never_goes_back(clock):
     """Before the first word from within, time alone tells, and may tell too much."""
-    network = Looped(clock, 1)
-    network.again.on_chunk = None
-    with Monitor(network, Control()) as monitor:
-        monitor.expect((0.4, 0.9, 1.0))
-        monitor.restart()
-        network.first(torch.zeros(1))
+    with after_the_first_layer(clock, (0.4, 0.9, 1.0)) as (network, monitor):
         clock.now += 2
         assert monitor.fraction == pytest.approx(0.8)
         network.again.on_chunk(0.2)
@@ -100,12 +108,7 @@ def test_trials_give_shares_and_speed(clock):
 
 
 def test_what_reports_within_fills_the_gap_to_the_next_layer(clock):
-    network = Looped(clock, 1)
-    network.again.on_chunk = None
-    with Monitor(network, Control()) as monitor:
-        monitor.expect((0.1, 0.5, 1.0))
-        monitor.restart()
-        network.first(torch.zeros(1))
+    with after_the_first_layer(clock, (0.1, 0.5, 1.0)) as (network, monitor):
         network.again.on_chunk(0.25)
         assert monitor.fraction == pytest.approx(0.1 + 0.25 * 0.4)
         network.again(torch.zeros(1))

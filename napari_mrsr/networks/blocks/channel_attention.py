@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from napari_mrsr.networks.blocks.moments import at_least_float32
 
 
 class ChannelAttention(nn.Module):
@@ -39,7 +40,7 @@ class ChannelAttention(nn.Module):
             return x * gates
         edges = [min(self.cell, n) for n in x.shape[2:]]
         # CPUs know no pooling in half precision.
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = at_least_float32(x)
         cells = F.avg_pool3d(wide, edges, ceil_mode=True, count_include_pad=False)
         gates = self.gate(_mean_of_neighbours(cells).to(x.dtype))
         if kept is not None:

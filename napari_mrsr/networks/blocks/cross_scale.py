@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from napari_mrsr.networks.blocks.moments import at_least_float32
 from napari_mrsr.networks.blocks.patches import extract_patches, flattened, fold_patches
 
 CHUNK_ELEMENTS, CHUNK_ELEMENTS_GPU = 2**23, 2**27
@@ -72,8 +73,7 @@ def _blocks(grid: torch.Size | tuple[int, ...], per_query: int, budget: int) -> 
 
 def _weights(q: Tensor, k: Tensor) -> Tensor:
     # 648-term products saturate in half precision: logits and softmax in at least float32.
-    wide = torch.promote_types(q.dtype, torch.float32)
-    return torch.softmax(q.to(wide) @ k.to(wide).transpose(1, 2), dim=-1)
+    return torch.softmax(at_least_float32(q) @ at_least_float32(k).transpose(1, 2), dim=-1)
 
 
 class _Streamed(torch.autograd.Function):

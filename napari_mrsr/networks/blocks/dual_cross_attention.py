@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from napari_mrsr.errors import InputError
 from napari_mrsr.networks.architecture import MapInfo
 from napari_mrsr.networks.blocks.attention import attend
+from napari_mrsr.networks.blocks.moments import at_least_float32
 from napari_mrsr.networks.blocks.pointwise import Pointwise
 from napari_mrsr.networks.blocks.recording import Recorder, wanted
 
@@ -118,8 +119,7 @@ class DualCrossAttention(nn.Module):
         parts = []
         # Lengths along tens of thousands of tokens overflow, and their products vanish, in half precision.
         with torch.autocast(x.device.type, enabled=False):
-            wide = torch.promote_types(x.dtype, torch.float32)
-            q, k, *values = (part.to(wide) for part in projected)
+            q, k, *values = (at_least_float32(part) for part in projected)
             # Dividing products by the lengths costs less than dividing tokens.
             lengths = [torch.linalg.vector_norm(part, dim=1, keepdim=True).clamp(min=SHORTEST) for part in (q, k)]
             if self.temperature_spatial is not None:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from napari_mrsr.networks.blocks.moments import at_least_float32
+
 EPSILON = 1e-6
 
 
@@ -25,7 +27,7 @@ def gradient_magnitude(image: Tensor) -> Tensor:
         Same units and type, at least 1e-3.
     """
     # Squares of small differences would vanish in half precision.
-    padded = F.pad(image.to(torch.promote_types(image.dtype, torch.float32)), (1, 1, 1, 1))
+    padded = F.pad(at_least_float32(image), (1, 1, 1, 1))
     across = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
     down = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
     return torch.sqrt(across**2 + down**2 + EPSILON).to(image.dtype)

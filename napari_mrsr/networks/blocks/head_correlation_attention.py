@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from napari_mrsr.errors import InputError
 from napari_mrsr.networks.blocks.attention import attend
+from napari_mrsr.networks.blocks.moments import at_least_float32
 from napari_mrsr.networks.blocks.recording import Recorder, wanted
 
 FIRST_PENALTY = 8.0
@@ -132,9 +133,8 @@ def head_correlation(q: Tensor, k: Tensor, v: Tensor, inter_head: bool = True) -
     (B, N, M d') tensor
         Heads side by side.
     """
-    wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
-        q, k, values = (t.to(wide) for t in (q, k, v))
+        q, k, values = (at_least_float32(t) for t in (q, k, v))
         values = attend(q, k, values, scale=q.shape[-1] ** -0.5).transpose(1, 2)
         if inter_head:
             weights = torch.softmax(values @ values.transpose(2, 3), -1)

@@ -27,8 +27,7 @@ def extract_patches(x: Tensor, size: int, stride: int) -> Tensor:
 
 def gathered(patches: Tensor) -> Tensor:
     """Patches (B, nx, ny, nz, C, s, s, s) in memory of their own, channels innermost: short rows of voxels become long ones, which copy fast."""
-    order = (0, 1, 2, 3, 5, 6, 7, 4)
-    return patches.permute(order).contiguous().permute(0, 1, 2, 3, 7, 4, 5, 6)
+    return patches.movedim(-4, -1).contiguous().movedim(-1, -4)
 
 
 def flattened(patches: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from napari_mrsr.degradation.matrices import bspline_matrix, kernel_matrix, keys_kernel
 from napari_mrsr.degradation.separable import apply_along_axes
 from napari_mrsr.grid import AxisSampling
+from napari_mrsr.networks.blocks.moments import at_least_float32
 
 
 @lru_cache(maxsize=64)
@@ -61,7 +62,7 @@ def lattice_upsample(x: Tensor, scale: int) -> Tensor:
     (B, C, scale h, scale w) tensor
     """
     with torch.autocast(x.device.type, enabled=False):
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = at_least_float32(x)
         result: Tensor = apply_along_axes(wide, [None, *(_lattice(n, scale).to(wide) for n in x.shape[2:])])
     return result.to(x.dtype)
 

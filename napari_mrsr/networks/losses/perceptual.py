@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_mrsr.errors import InputError
+from napari_mrsr.networks.blocks.moments import at_least_float32
 from napari_mrsr.networks.losses.vgg import VGGFeatures
 
 CONTENT_LAYERS = MappingProxyType({"paper": (2, 4, 7, 10), "code": (2, 4, 7)})
@@ -129,7 +130,7 @@ def gram_matrix(features: Tensor) -> Tensor:
     """
     # Sums over all pixels leave the range of half precision.
     with torch.autocast(features.device.type, enabled=False):
-        rows = features.to(torch.promote_types(features.dtype, torch.float32)).flatten(2)
+        rows = at_least_float32(features).flatten(2)
         return rows @ rows.mT / (rows.shape[1] * rows.shape[2])
 
 
